@@ -1,0 +1,27 @@
+# What every target of ours is compiled with. Hosts that add libkv as a subdirectory keep their own flags: everything
+# goes through the interface target kv_compiler.
+set(KV_SANITIZE "" CACHE STRING "Sanitizers to build with, as in -fsanitize=")
+
+find_program(KV_CCACHE ccache)
+mark_as_advanced(KV_CCACHE)
+if(KV_CCACHE AND PROJECT_IS_TOP_LEVEL AND NOT CMAKE_CXX_COMPILER_LAUNCHER)
+  set(CMAKE_CXX_COMPILER_LAUNCHER ${KV_CCACHE})
+  set(CMAKE_C_COMPILER_LAUNCHER ${KV_CCACHE})
+endif()
+
+set(CMAKE_POSITION_INDEPENDENT_CODE ON)
+if(PROJECT_IS_TOP_LEVEL)
+  set(CMAKE_RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/bin)
+endif()
+
+add_library(kv_compiler INTERFACE)
+target_compile_features(kv_compiler INTERFACE cxx_std_20)
+target_compile_options(kv_compiler INTERFACE
+    -Wall -Wextra -Wpedantic -Wshadow -Wnon-virtual-dtor -Wimplicit-fallthrough -fvisibility=hidden
+    $<$<COMPILE_LANGUAGE:CXX>:-fvisibility-inlines-hidden>
+    $<$<BOOL:${KV_WARNINGS_AS_ERRORS}>:-Werror>
+    $<$<NOT:$<CONFIG:Debug>>:-fstack-protector-strong>)
+if(KV_SANITIZE)
+  target_compile_options(kv_compiler INTERFACE -fsanitize=${KV_SANITIZE} -fno-omit-frame-pointer -fno-sanitize-recover=all)
+  target_link_options(kv_compiler INTERFACE -fsanitize=${KV_SANITIZE})
+endif()

@@ -1,0 +1,55 @@
+#pragma once
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string_view>
+
+#include "kv/clock.h"
+#include "kv/keys.h"
+
+namespace kv {
+
+// What one request may hold. Settable downwards: open() refuses larger figures than these.
+struct Limits {
+    std::size_t value_bytes_max = 1u << 20;
+    std::size_t metadata_bytes_max = 16u << 10;
+    std::size_t bulk_items_max = 1000;
+    std::size_t page_items_max = 1000;
+    std::size_t page_value_bytes_max = 8u << 20;      // a page with values ends early here
+    std::size_t bulk_get_bytes_max = 16u << 20;       // beyond it keys land in `remaining`
+    std::size_t export_keys_max = 10'000;
+    std::size_t export_bytes_max = 16u << 20;
+    std::size_t audit_rows_walked_max = 50'000;       // by one filtered page
+};
+
+// When the audit row of a read is committed: before the value is released, or (plain namespaces only) soon after.
+enum class ReadAudit : std::uint8_t { durable, deferred_for_plain };
+
+// Which library does AES-256-GCM. `automatic` is libsodium where the CPU has AES instructions, else OpenSSL.
+enum class CryptoBackend : std::uint8_t { automatic, libsodium, openssl };
+
+enum class LogLevel : std::uint8_t { debug, info, warning, error };
+
+// What a store is opened with. A host must give `keys`, unless the storage is "memory:" (then one is drawn).
+struct Options {
+    std::shared_ptr<KeyProvider> keys;  // shared with the host, which may open several stores with one
+    Clock* clock = nullptr;             // borrowed, must outlive the store; null: make_system_clock()
+    Limits limits;
+    ReadAudit read_audit = ReadAudit::durable;
+    CryptoBackend crypto = CryptoBackend::automatic;
+
+    std::chrono::seconds namespace_retention = std::chrono::hours(24 * 7);
+    std::chrono::seconds expiry_grace = std::chrono::hours(1);
+    std::chrono::seconds tombstone_retention = std::chrono::hours(24 * 30);
+    std::chrono::milliseconds maintenance_interval{500};  // zero: only Store::run_maintenance() does it
+
+    std::size_t bytes_in_flight_max = 256u << 20;  // of requests accepted and not yet answered
+    std::size_t readers = 4;                       // connections that read at the same time
+
+    // Called with our words only, never a value. Threads: any; must not block or call the store.
+    std::function<void(LogLevel, std::string_view)> log;
+};
+
+}  // namespace kv

@@ -1,0 +1,168 @@
+#pragma once
+#include <array>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "kv/options.h"
+#include "kv/request.h"
+#include "kv/storage.h"
+
+namespace kv {
+
+class BoundNamespace;
+
+using Completion = std::function<void(Result<Reply>)>;
+
+// Client is what a program talks to: a Store in its own process, or a remote one.
+//
+// Threads: every method may be called from any thread.
+class KV_EXPORT Client {
+public:
+    virtual ~Client();
+
+    // Starts one operation. `done` is called exactly once, from any thread, perhaps before submit returns; it must not
+    // block, and may call submit.
+    virtual void submit(Actor actor, Request request, Completion done) = 0;
+
+    // The same, waiting for the reply. Inside a completion it answers Errc::invalid_state instead of deadlocking.
+    virtual Result<Reply> wait(const Actor& actor, Request request) = 0;
+
+    // wait() with the reply type of the request: call(actor, GetEntry{...}) gives Result<EntryReply>.
+    template <class R>
+    Result<typename R::ReplyType> call(const Actor& actor, R request) {
+        Result<Reply> reply = wait(actor, Request(std::move(request)));
+        if (!reply) return std::move(reply).error();
+        return std::get<typename R::ReplyType>(*std::move(reply));
+    }
+
+    // A handle on one namespace for one actor. It borrows the client.
+    BoundNamespace in(std::string application_id, std::string name, Actor actor);
+    BoundNamespace in(NamespaceRef ns, Actor actor);
+};
+
+// Figures since the store was opened.
+struct StoreStats {
+    // How many operations a commit carried: bucket i counts groups of at most 2^i operations (1, 2, 4 ... 512), the last one all larger.
+    static constexpr std::size_t group_buckets = 11;
+    std::array<std::uint64_t, group_buckets> group_sizes{};
+    std::uint64_t groups = 0;
+    std::uint64_t operations = 0;           // carried by those groups
+    std::array<std::uint64_t, group_buckets> read_group_sizes{};
+    std::uint64_t read_groups = 0;
+    std::uint64_t reads = 0;
+    std::uint64_t commit_microseconds = 0;  // spent in storage writes
+    std::uint64_t groups_halved = 0;
+    std::uint64_t outcomes_unknown = 0;
+    std::uint64_t denials = 0;
+    std::uint64_t integrity_failures = 0;
+    std::uint64_t overloaded = 0;
+    std::uint64_t expired_entries = 0;
+    std::uint64_t audit_rows = 0;
+    std::uint64_t bytes_in_flight = 0;
+    std::uint64_t queued = 0;
+    Storage::Stats storage;
+};
+
+// Store is the front door: namespaces, entries, versions, audit and events over one storage.
+//
+// Threads:   every method may be called from any thread. After fork() a child's calls answer Errc::invalid_state.
+// Ownership: owns its storage and its threads. The destructor finishes what submit() accepted, then joins. Options::clock is
+//            borrowed. Replies own their data.
+class KV_EXPORT Store final : public Client {
+public:
+    // Errc::wrong_key if the master key is not the one the storage was made with (nothing was written then).
+    static Result<std::unique_ptr<Store>> open(std::unique_ptr<Storage> storage, Options options);
+    ~Store() override;
+
+    void submit(Actor actor, Request request, Completion done) override;
+    Result<Reply> wait(const Actor& actor, Request request) override;
+
+    // Random, made with the store; part of every ETag and cursor.
+    const std::string& epoch() const noexcept;
+    // master_key_id() of the key in use.
+    const std::string& key_id() const noexcept;
+    // "libsodium" or "openssl".
+    std::string_view crypto_backend() const noexcept;
+    StoreStats stats() const;
+    // Head of this store's audit stream: what an operator may note down elsewhere.
+    AuditHead audit_head() const;
+    // An error if the store cannot serve now.
+    Result<void> ready() const;
+
+    // One round of everything that is due (expiry, purges, sealing), waiting; false when nothing was left to do.
+    Result<bool> run_maintenance();
+
+    // Refuses new operations with Errc::shutting_down and waits for those accepted. The destructor does it too.
+    void stop();
+
+private:
+    class Impl;
+    explicit Store(std::unique_ptr<Impl> impl);
+    std::unique_ptr<Impl> impl_;
+};
+
+// Opens "sqlite:PATH" or "memory:" (PostgreSQL: a build with it). Errc::invalid_request for another scheme.
+KV_EXPORT Result<std::unique_ptr<Store>> open(std::string_view uri, Options options);
+
+// BoundNamespace is the short way: one namespace, one actor, plain C++ types. It borrows its client.
+//
+//     auto cfg = store->in("app-123", "production", kv::Actor::trusted("worker"));
+//     auto host = cfg.get<std::string>("database/host").value_or("localhost");
+//
+// get<T>: std::string (STRING, NUMBER, BOOLEAN and JSON as text), std::int64_t, double, bool, SecretBytes (any type, its bytes). A
+// value that does not fit T is Errc::invalid_value.
+class KV_EXPORT BoundNamespace {
+public:
+    BoundNamespace(Client& client, NamespaceRef ns, Actor actor);
+
+    template <class T>
+    Result<T> get(std::string_view key_path) const;
+    Result<Entry> entry(std::string_view key_path) const;
+
+    Result<Entry> put(std::string_view key_path, ValueInput value, Ttl ttl = {}) const;
+    Result<Entry> put(std::string_view key_path, std::string_view text, Ttl ttl = {}) const {
+        return put(key_path, ValueInput::text(text), ttl);
+    }
+    Result<Entry> put(std::string_view key_path, const char* text, Ttl ttl = {}) const {
+        return put(key_path, ValueInput::text(text), ttl);
+    }
+    Result<Entry> put(std::string_view key_path, std::int64_t number, Ttl ttl = {}) const;
+    Result<Entry> put(std::string_view key_path, int number, Ttl ttl = {}) const {
+        return put(key_path, static_cast<std::int64_t>(number), ttl);
+    }
+    Result<Entry> put(std::string_view key_path, double number, Ttl ttl = {}) const;
+    Result<Entry> put(std::string_view key_path, bool value, Ttl ttl = {}) const;
+
+    Result<void> remove(std::string_view key_path) const;
+    // Every entry below a prefix, values included, however many pages that takes.
+    Result<std::vector<Entry>> list(std::string_view prefix) const;
+    Result<Entry> rotate(std::string_view key_path, ValueInput value) const;
+    Result<Entry> rollback(std::string_view key_path, std::optional<std::uint64_t> version = {}) const;
+
+    const NamespaceRef& ns() const noexcept { return ns_; }
+    const Actor& actor() const noexcept { return actor_; }
+    Client& client() const noexcept { return *client_; }
+
+private:
+    Client* client_;
+    NamespaceRef ns_;
+    Actor actor_;
+};
+
+template <>
+KV_EXPORT Result<std::string> BoundNamespace::get<std::string>(std::string_view key_path) const;
+template <>
+KV_EXPORT Result<std::int64_t> BoundNamespace::get<std::int64_t>(std::string_view key_path) const;
+template <>
+KV_EXPORT Result<double> BoundNamespace::get<double>(std::string_view key_path) const;
+template <>
+KV_EXPORT Result<bool> BoundNamespace::get<bool>(std::string_view key_path) const;
+template <>
+KV_EXPORT Result<SecretBytes> BoundNamespace::get<SecretBytes>(std::string_view key_path) const;
+
+}  // namespace kv

@@ -1,0 +1,20 @@
+#pragma once
+#include <array>
+#include <cstdint>
+#include <span>
+#include <string_view>
+
+#include "kv/storage.h"
+
+namespace kv::crypto {
+
+using Key = std::array<std::uint8_t, 32>;
+
+// BLAKE2b-256 (RFC 7693), unkeyed.
+Mac blake2b(std::string_view data);
+// Keyed BLAKE2b-256 over the parts one after the other.
+Mac blake2b_keyed(std::span<const std::uint8_t, 32> key, std::initializer_list<std::string_view> parts);
+// In constant time.
+bool equal(std::span<const std::uint8_t> a, std::span<const std::uint8_t> b);
+
+}  // namespace kv::crypto

@@ -1,0 +1,18 @@
+#pragma once
+#include <optional>
+#include <string_view>
+
+#include "kv/options.h"
+#include "kv/types.h"
+
+namespace kv {
+
+// Turns input into the canonical form of `type` (absent: the type the input asks for, else the one its form has), or
+// Errc::invalid_value with field "value" (or "valueType"). Never quotes the value. Errc::too_large with `limit` beyond
+// `value_bytes_max` (decoded bytes). Pure.
+Result<Value> normalize(const ValueInput& input, std::optional<ValueType> type, std::size_t value_bytes_max);
+
+// Metadata: the text of a JSON object, at most `bytes_max`. Errc::invalid_request with field "metadata".
+Result<void> check_metadata(std::string_view metadata, std::size_t bytes_max);
+
+}  // namespace kv
