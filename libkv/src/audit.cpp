@@ -1,0 +1,61 @@
+#include "audit.h"
+
+#include "kv/secret.h"
+
+namespace kv {
+namespace {
+
+constexpr std::uint8_t canonical_format = 1;
+
+}  // namespace
+
+void write_canonical(const AuditRecord& record, BytesWriter& out) {
+    out.u8(canonical_format);
+    out.uuid(record.stream);
+    out.u64(record.sequence);
+    out.time(record.timestamp);
+    out.optional(record.namespace_id, [&](const Uuid& id) { out.uuid(id); });
+    out.optional(record.entry_id, [&](const Uuid& id) { out.uuid(id); });
+    out.string(record.key_path);
+    out.u8(static_cast<std::uint8_t>(record.action));
+    out.string(record.operation);
+    out.string(record.user_id);
+    out.string(record.credential_id);
+    out.string(record.application_id);
+    out.string(record.peer);
+    out.string(record.request_id);
+    out.u8(record.success ? 1 : 0);
+    out.string(record.reason);
+    out.optional(record.version, [&](std::uint64_t version) { out.u64(version); });
+    out.u64(record.count);
+}
+
+Mac audit_mac(const crypto::Key& stream_key, const Mac& previous, const AuditRecord& record) {
+    thread_local BytesWriter canonical;  // keeps its buffer: this runs once for every read and write
+    canonical.clear();
+    write_canonical(record, canonical);
+    return crypto::blake2b_keyed(
+        stream_key, {std::string_view(reinterpret_cast<const char*>(previous.data()), previous.size()), canonical.str()});
+}
+
+AuditChain::AuditChain(const StreamId& stream, const crypto::Key& stream_key) : key_(stream_key) {
+    head_.stream = stream;
+}
+
+AuditChain::~AuditChain() { secure_wipe(key_.data(), key_.size()); }
+
+AuditChain::Link AuditChain::extend(std::vector<AuditRecord> records) const {
+    Link link;
+    link.head = {head_, head_};
+    link.rows.reserve(records.size());
+    for (AuditRecord& record : records) {
+        AuditHead& head = link.head.after;
+        record.stream = head.stream;
+        record.sequence = ++head.sequence;
+        head.mac = audit_mac(key_, head.mac, record);
+        link.rows.push_back({std::move(record), head.mac, 0});
+    }
+    return link;
+}
+
+}  // namespace kv

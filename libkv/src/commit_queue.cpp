@@ -1,0 +1,335 @@
+#include "commit_queue.h"
+
+#include <algorithm>
+#include <bit>
+
+#include "crypto/random.h"
+#include "text.h"
+
+namespace kv {
+namespace {
+
+constexpr std::chrono::seconds unknown_patience{5};
+constexpr std::chrono::milliseconds unknown_retry{50};
+constexpr std::chrono::milliseconds quiet_before_idle{1000};  // without a group, before the storage tidies up
+constexpr std::size_t unclosed_heads_named_max = 100;
+
+AuditRecord system_record(std::string_view operation, Time now) {
+    static const Actor system = [] {
+        Actor actor;
+        actor.user_id = "system";
+        return actor;
+    }();
+    return make_record(system, {AuditAction::write, operation, {}}, now, nullptr);
+}
+
+std::string_view bytes_of(const Mac& mac) { return {reinterpret_cast<const char*>(mac.data()), mac.size()}; }
+
+// Errors that say nothing about any one operation.
+bool is_worth_halving(const Error& error) { return error.code == Errc::internal || error.code == Errc::namespace_exists; }
+
+}  // namespace
+
+CommitQueue::CommitQueue(Storage& storage, const Vault& vault, Settings settings)
+    : storage_(storage), vault_(vault), settings_(std::move(settings)) {
+    start_stream();
+    thread_ = std::thread([this] { run(); });
+}
+
+CommitQueue::~CommitQueue() { stop(); }
+
+// ---- who leads ----
+
+void CommitQueue::submit(std::unique_ptr<GroupItem> item, bool wakes) {
+    bool wake_lane = false;
+    {
+        std::lock_guard lock(mutex_);
+        queue_.push_back(std::move(item));
+        wake_lane = wakes && !is_led_;
+    }
+    if (wake_lane) lane_.notify_one();
+}
+
+void CommitQueue::run() {
+    std::unique_lock lock(mutex_);
+    const auto has_work = [&] { return !is_led_ && (!queue_.empty() || is_stopping_); };
+    while (true) {
+        const std::uint64_t groups_before = stats_.groups;
+        const bool is_quiet = !lane_.wait_for(lock, quiet_before_idle, has_work);
+        if (is_quiet && !is_led_ && stats_.groups == groups_before && idle_after_ != groups_before) {
+            idle_after_ = groups_before;
+            lock.unlock();
+            storage_.idle();
+            lock.lock();
+        }
+        while (!queue_.empty() && !is_led_) lead(lock);
+        if (is_stopping_ && queue_.empty() && !is_led_) return;
+    }
+}
+
+void CommitQueue::lead_until(const std::atomic<bool>& done) {
+    std::unique_lock lock(mutex_);
+    ++waiting_;
+    while (!done.load(std::memory_order_acquire)) {
+        if (!queue_.empty() && !is_led_) {
+            lead(lock);
+        } else {
+            waiters_.wait(lock);
+        }
+    }
+    --waiting_;
+    // What is left belongs to callers that do not wait, or to waiters not yet awake.
+    if (!queue_.empty() && !is_led_) lane_.notify_one();
+}
+
+void CommitQueue::wake_waiters() {
+    std::lock_guard lock(mutex_);
+    if (waiting_ > 0) waiters_.notify_all();
+}
+
+// One group, as its leader; enters and leaves with the lock held.
+void CommitQueue::lead(std::unique_lock<std::mutex>& lock) {
+    is_led_ = true;
+    Group group = take_group();
+    lock.unlock();
+    commit(group);
+    group.clear();
+    lock.lock();
+    is_led_ = false;
+    if (waiting_ > 0) waiters_.notify_all();
+    if (is_stopping_ && queue_.empty()) lane_.notify_one();
+}
+
+CommitQueue::Group CommitQueue::take_group() {
+    Group group;
+    std::size_t operations = 0;
+    std::size_t bytes = 0;
+    while (!queue_.empty()) {
+        const GroupItem& next = *queue_.front();
+        const bool fits = operations + next.operations <= settings_.group_items_max &&
+                          bytes + next.bytes <= settings_.group_bytes_max;
+        if (!group.empty() && (!fits || next.is_alone || next.must_be_first)) break;
+        operations += next.operations;
+        bytes += next.bytes;
+        group.push_back(std::move(queue_.front()));
+        queue_.pop_front();
+        if (group.back()->is_alone) break;
+    }
+    return group;
+}
+
+void CommitQueue::stop() {
+    {
+        std::lock_guard lock(mutex_);
+        is_stopping_ = true;
+    }
+    lane_.notify_one();
+    if (!thread_.joinable()) return;
+    thread_.join();
+    close_stream();
+}
+
+// ---- one group ----
+
+void CommitQueue::commit(std::span<std::unique_ptr<GroupItem>> items) {
+    Result<void> committed = write(items);
+    if (!committed && is_worth_halving(committed.error())) {
+        if (items.size() > 1) {
+            {
+                std::lock_guard lock(mutex_);
+                ++stats_.halved;
+            }
+            commit(items.first(items.size() / 2));
+            commit(items.subspan(items.size() / 2));
+            return;
+        }
+        items.front()->reject(std::move(committed).error());
+        committed = write(items);
+    }
+    for (auto& item : items) item->finish(committed);
+}
+
+Result<void> CommitQueue::write(std::span<std::unique_ptr<GroupItem>> items) {
+    Result<void> committed = write_once(items);
+    if (committed == Errc::invalid_state) {
+        // Somebody else moved our stream's head, by restoring the database perhaps: go on in a stream of our own.
+        if (settings_.log) settings_.log(LogLevel::error, "audit: the head of our stream is not where we left it; starting a new stream");
+        start_stream();
+        committed = write_once(items);
+        if (committed == Errc::invalid_state) return Error{Errc::unavailable, "The audit stream cannot be written."};
+    }
+    return committed;
+}
+
+Result<void> CommitQueue::write_once(std::span<std::unique_ptr<GroupItem>> items) {
+    const auto began = std::chrono::steady_clock::now();
+    Result<void> committed = storage_.write([&](StorageWriter& storage) { return plan_group(storage, items); });
+    if (committed == Errc::outcome_unknown) committed = resolve_unknown();
+    if (committed && last_rows_ > 0) {
+        std::lock_guard lock(mutex_);
+        chain_->advance(last_change_.after);
+        is_stream_open_ = true;
+        stats_.audit_rows += last_rows_;
+    }
+    std::size_t operations = 0;
+    for (const auto& item : items) operations += item->operations;
+    if (committed) count_group(operations, std::chrono::steady_clock::now() - began);
+    return committed;
+}
+
+Result<void> CommitQueue::plan_group(StorageWriter& storage, std::span<std::unique_ptr<GroupItem>> items) {
+    overlay_.clear();
+    audit_.clear();
+    last_rows_ = 0;
+    KV_CHECK(load(storage, items));
+    KV_TRY(const Time now, storage.now());
+    if (!is_stream_open_) KV_CHECK(open_stream(storage, now));
+    GroupContext context{storage, overlay_, vault_, audit_,
+                         {now, settings_.epoch, settings_.limits, settings_.namespace_retention}};
+    for (auto& item : items) KV_CHECK(item->plan(context));
+    return apply(storage);
+}
+
+Result<void> CommitQueue::load(StorageWriter& storage, std::span<std::unique_ptr<GroupItem>> items) {
+    Needs needs;
+    for (auto& item : items) item->add_needs(needs);
+    if (!needs.namespaces.empty()) {
+        KV_TRY(auto locked, storage.lock(needs.namespaces));
+        for (const auto& ns : locked) {
+            if (ns) overlay_.add_namespace(*ns, vault_.is_intact(*ns));
+        }
+    }
+    // The fuller rows first: what is there already is not replaced.
+    for (const bool is_full : {true, false}) {
+        const auto& refs = is_full ? needs.full_entries : needs.entries;
+        if (refs.empty()) continue;
+        KV_TRY(auto found, storage.find(refs, Want{is_full, is_full}));
+        for (std::size_t i = 0; i < refs.size(); ++i) overlay_.add_entry(std::move(found[i]), refs[i].key_path, is_full);
+    }
+    Needs more;
+    for (auto& item : items) item->add_more_needs(overlay_, more);
+    KV_CHECK(look_up(storage, needs.lookups));
+    return look_up(storage, more.lookups);
+}
+
+Result<void> CommitQueue::look_up(StorageReader& storage, const std::vector<NamespaceRef>& names) {
+    if (names.empty()) return {};
+    std::vector<EntryRef> refs;
+    for (const NamespaceRef& name : names) refs.push_back({name, "", {}});
+    KV_TRY(auto found, storage.find(refs, {}));
+    for (const Found& one : found) {
+        if (one.ns) overlay_.add_namespace(*one.ns, vault_.is_intact(*one.ns));
+    }
+    return {};
+}
+
+Result<void> CommitQueue::apply(StorageWriter& storage) {
+    Changeset changes = overlay_.take_changes();
+    for (NamespaceRow& ns : changes.namespaces) ns.mac = vault_.namespace_mac(ns);
+    if (!audit_.empty()) {
+        AuditChain::Link link = chain_->extend(std::move(audit_));
+        changes.audit = std::move(link.rows);
+        changes.heads.push_back(link.head);
+        last_change_ = link.head;
+        last_rows_ = changes.audit.size();
+    }
+    if (changes.empty()) return {};
+    return storage.apply(changes);
+}
+
+void CommitQueue::count_group(std::size_t operations, std::chrono::steady_clock::duration took) {
+    const std::size_t bucket = operations <= 1 ? 0 : static_cast<std::size_t>(std::bit_width(operations - 1));
+    std::lock_guard lock(mutex_);
+    ++stats_.groups;
+    ++stats_.group_sizes[std::min(bucket, stats_.group_sizes.size() - 1)];
+    stats_.operations += operations;
+    stats_.microseconds += static_cast<std::uint64_t>(std::chrono::duration_cast<std::chrono::microseconds>(took).count());
+}
+
+// ---- the audit stream ----
+
+void CommitQueue::start_stream() {
+    const auto now = std::chrono::time_point_cast<std::chrono::microseconds>(std::chrono::system_clock::now());
+    const StreamId stream = crypto::make_uuid(now);
+    crypto::Key key = vault_.keys().audit_stream_key(stream);
+    std::lock_guard lock(mutex_);
+    chain_ = std::make_unique<AuditChain>(stream, key);
+    is_stream_open_ = false;
+    secure_wipe(key.data(), key.size());
+}
+
+// The first rows of a stream name the heads of streams that nobody closed, so that those cannot be cut later.
+Result<void> CommitQueue::open_stream(StorageReader& storage, Time now) {
+    audit_.push_back(system_record("audit.open", now));
+    KV_TRY(auto heads, storage.open_audit_heads(unclosed_heads_named_max));
+    for (const AuditHead& head : heads) {
+        AuditRecord record = system_record("audit.unclosed", now);
+        record.request_id = head.stream.to_string();
+        record.version = head.sequence;
+        record.credential_id = hex_encode(bytes_of(head.mac));
+        audit_.push_back(std::move(record));
+    }
+    return {};
+}
+
+// The stream's head is the witness of a commit whose outcome nobody told us.
+Result<void> CommitQueue::resolve_unknown() {
+    {
+        std::lock_guard lock(mutex_);
+        ++stats_.unknown;
+    }
+    const StreamId stream = last_change_.after.stream;
+    const auto deadline = std::chrono::steady_clock::now() + unknown_patience;
+    while (last_rows_ > 0 && std::chrono::steady_clock::now() < deadline) {
+        auto heads = storage_.get_audit_heads(std::span(&stream, 1));
+        if (heads) {
+            const AuditHead found = heads->empty() ? AuditHead{stream, 0, {}, false} : heads->front();
+            if (found.sequence == last_change_.after.sequence && found.mac == last_change_.after.mac) return {};
+            if (found.sequence == last_change_.before.sequence) {
+                return Error{Errc::unavailable, "The storage failed while committing; nothing was changed."};
+            }
+            break;
+        }
+        std::unique_lock lock(mutex_);
+        waiters_.wait_for(lock, unknown_retry);
+    }
+    start_stream();
+    return Error{Errc::outcome_unknown, "The storage failed while committing: whether the change happened is not known."};
+}
+
+void CommitQueue::close_stream() {
+    if (!is_stream_open_) return;
+    const auto closed = storage_.write([&](StorageWriter& storage) -> Result<void> {
+        KV_TRY(const Time now, storage.now());
+        std::vector<AuditRecord> records;
+        records.push_back(system_record("audit.close", now));
+        AuditChain::Link link = chain_->extend(std::move(records));
+        link.head.after.closed = true;
+        Changeset changes;
+        changes.audit = std::move(link.rows);
+        changes.heads.push_back(link.head);
+        last_change_ = link.head;
+        return storage.apply(changes);
+    });
+    if (closed) {
+        std::lock_guard lock(mutex_);
+        chain_->advance(last_change_.after);
+    } else if (settings_.log) {
+        settings_.log(LogLevel::warning, "audit: the stream could not be closed");
+    }
+    is_stream_open_ = false;
+}
+
+AuditHead CommitQueue::head() const {
+    std::lock_guard lock(mutex_);
+    return chain_->head();
+}
+
+CommitQueue::Stats CommitQueue::stats() const {
+    std::lock_guard lock(mutex_);
+    Stats stats = stats_;
+    stats.queued = queue_.size();
+    return stats;
+}
+
+}  // namespace kv

@@ -75,6 +75,7 @@ struct EntryRow {
 struct VersionRow {
     EntryId entry_id;
     NamespaceId ns;
+    std::string key_path;  // of its entry: filled by scan_due_versions() alone, ignored on the way in
     std::uint64_t version = 0;
     bool is_tombstone = false;
     std::string value;

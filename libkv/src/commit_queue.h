@@ -1,0 +1,138 @@
+#pragma once
+#include <array>
+#include <atomic>
+#include <condition_variable>
+#include <deque>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <span>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "audit.h"
+#include "kv/options.h"
+#include "kv/storage.h"
+#include "overlay.h"
+#include "plan.h"
+#include "vault.h"
+
+namespace kv {
+
+// What the items of a group work on, inside the group's transaction.
+struct GroupContext {
+    StorageWriter& storage;
+    Overlay& overlay;
+    const Vault& vault;
+    std::vector<AuditRecord>& audit;
+    PlanContext plan;
+};
+
+// GroupItem is one thing to be committed: an operation, the audit rows of reads, a batch of maintenance.
+class GroupItem {
+public:
+    virtual ~GroupItem() = default;
+
+    virtual void add_needs(Needs&) const {}
+    // Once the first needs are in the overlay.
+    virtual void add_more_needs(Overlay&, Needs&) const {}
+    // Inside the transaction; again, and from the start, if the group runs again. An error fails the whole group.
+    virtual Result<void> plan(GroupContext& context) = 0;
+    // The storage rejected this item alone: from now on plan() only records the failure.
+    virtual void reject(Error error) = 0;
+    // Once, after the group was committed or given up.
+    virtual void finish(const Result<void>& committed) noexcept = 0;
+
+    std::size_t bytes = 0;
+    std::size_t operations = 1;
+    bool is_alone = false;       // a group of its own
+    bool must_be_first = false;  // needs to see rows as they are stored, not as the group changed them
+};
+
+// CommitQueue turns many items into few transactions. It takes whatever arrived while the last one was committing
+// (no timer; LevelDB's write queue works the same way), locks the namespaces, loads all rows in one batch, lets
+// every item plan against the overlay, chains the audit rows and commits once.
+//
+// Threads: any. One thread at a time leads; it is the queue's own, or a caller that waits in lead_until().
+class CommitQueue {
+public:
+    struct Settings {
+        std::string epoch;
+        const Limits* limits = nullptr;
+        std::chrono::seconds namespace_retention{};
+        std::function<void(LogLevel, std::string_view)> log;
+        std::size_t group_items_max = 512;
+        std::size_t group_bytes_max = 1u << 20;
+    };
+    // Borrows storage and vault.
+    CommitQueue(Storage& storage, const Vault& vault, Settings settings);
+    ~CommitQueue();
+
+    // `wakes` false: the caller will lead_until() at once.
+    void submit(std::unique_ptr<GroupItem> item, bool wakes = true);
+    // Waits until `done`, leading groups meanwhile if nobody else does. Whoever sets `done` calls wake_waiters() after.
+    void lead_until(const std::atomic<bool>& done);
+    void wake_waiters();
+    // Ends the audit stream with a CLOSE row and joins the thread. Everything submitted before is finished.
+    void stop();
+
+    AuditHead head() const;
+
+    struct Stats {
+        std::array<std::uint64_t, 11> group_sizes{};
+        std::uint64_t groups = 0;
+        std::uint64_t operations = 0;
+        std::uint64_t microseconds = 0;
+        std::uint64_t halved = 0;
+        std::uint64_t unknown = 0;
+        std::uint64_t audit_rows = 0;
+        std::uint64_t queued = 0;
+    };
+    Stats stats() const;
+
+private:
+    using Group = std::vector<std::unique_ptr<GroupItem>>;
+
+    void run();
+    Group take_group();
+    void lead(std::unique_lock<std::mutex>& lock);
+    void commit(std::span<std::unique_ptr<GroupItem>> items);
+    Result<void> write(std::span<std::unique_ptr<GroupItem>> items);
+    Result<void> write_once(std::span<std::unique_ptr<GroupItem>> items);
+    Result<void> plan_group(StorageWriter& storage, std::span<std::unique_ptr<GroupItem>> items);
+    Result<void> load(StorageWriter& storage, std::span<std::unique_ptr<GroupItem>> items);
+    Result<void> look_up(StorageReader& storage, const std::vector<NamespaceRef>& names);
+    Result<void> apply(StorageWriter& storage);
+    Result<void> open_stream(StorageReader& storage, Time now);
+    Result<void> resolve_unknown();
+    void start_stream();
+    void close_stream();
+    void count_group(std::size_t operations, std::chrono::steady_clock::duration took);
+
+    Storage& storage_;
+    const Vault& vault_;
+    const Settings settings_;
+
+    mutable std::mutex mutex_;
+    std::condition_variable lane_;     // the queue's thread waits here
+    std::condition_variable waiters_;  // callers in lead_until() wait here
+    std::deque<std::unique_ptr<GroupItem>> queue_;
+    std::size_t waiting_ = 0;
+    bool is_led_ = false;
+    bool is_stopping_ = false;
+    Stats stats_;
+    std::uint64_t idle_after_ = 0;  // groups there were when the storage was last told to tidy up
+
+    // Only the leader touches these, and changes head_ under the mutex.
+    Overlay overlay_;
+    std::vector<AuditRecord> audit_;
+    std::unique_ptr<AuditChain> chain_;
+    bool is_stream_open_ = false;
+    HeadChange last_change_;
+    std::size_t last_rows_ = 0;
+
+    std::thread thread_;
+};
+
+}  // namespace kv

@@ -1,0 +1,56 @@
+#pragma once
+#include <atomic>
+#include <cstddef>
+#include <utility>
+
+#include "kv/store.h"
+
+namespace kv {
+
+// True on a thread that is inside a completion callback: it must not wait there.
+inline thread_local bool in_completion = false;
+
+// What the store has accepted and not yet answered. Threads: any.
+struct InFlight {
+    std::atomic<std::size_t> bytes{0};
+    std::atomic<std::size_t> operations{0};
+};
+
+// Ticket is the duty to answer one accepted operation exactly once.
+class Ticket {
+public:
+    Ticket() = default;
+    Ticket(Completion done, std::size_t bytes, InFlight& in_flight)
+        : done_(std::move(done)), bytes_(bytes), in_flight_(&in_flight) {
+        in_flight_->bytes.fetch_add(bytes_, std::memory_order_relaxed);
+        in_flight_->operations.fetch_add(1, std::memory_order_relaxed);
+    }
+    Ticket(Ticket&& other) noexcept
+        : done_(std::move(other.done_)), bytes_(other.bytes_), in_flight_(std::exchange(other.in_flight_, nullptr)) {}
+    Ticket& operator=(Ticket&&) = delete;
+    ~Ticket() {
+        if (in_flight_ != nullptr) answer(Error{Errc::internal, "The operation was dropped."});
+    }
+
+    void answer(Result<Reply> reply) noexcept {
+        InFlight* in_flight = std::exchange(in_flight_, nullptr);
+        if (in_flight == nullptr) return;
+        const bool outer = std::exchange(in_completion, true);
+        try {
+            done_(std::move(reply));
+        } catch (...) {
+            // A completion must not throw; one that does must not take down the others of its group.
+        }
+        in_completion = outer;
+        done_ = nullptr;
+        in_flight->bytes.fetch_sub(bytes_, std::memory_order_relaxed);
+        in_flight->operations.fetch_sub(1, std::memory_order_release);
+    }
+
+private:
+    Completion done_;
+    std::size_t bytes_ = 0;
+    InFlight* in_flight_ = nullptr;
+};
+
+}  // namespace kv

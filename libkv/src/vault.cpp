@@ -1,0 +1,104 @@
+#include "vault.h"
+
+#include "bytes.h"
+#include "seal.h"
+
+namespace kv {
+namespace {
+
+Error integrity(const char* message, std::string_view key_path) {
+    Error error{Errc::integrity, message};
+    error.key_path = key_path;
+    return error;
+}
+
+SealContext context_of(const EntryRow& row, std::uint32_t generation) {
+    return {generation, row.ns, row.id, row.key_path, row.version, row.value_type};
+}
+
+SealContext context_of(const VersionRow& row, std::string_view key_path, std::uint32_t generation) {
+    return {generation, row.ns, row.entry_id, key_path, row.version, row.value_type};
+}
+
+// A plain value in a secret namespace is only right while its values are being sealed.
+Result<void> judge_generation(const NamespaceRow& ns, std::uint32_t generation, std::string_view key_path) {
+    if (generation == 0 && ns.is_secret && !ns.sealing) {
+        return integrity("The value is not sealed, though its namespace is secret.", key_path);
+    }
+    if (generation > ns.key_generation) return integrity("The value names a data key that its namespace never had.", key_path);
+    return {};
+}
+
+}  // namespace
+
+Mac Vault::namespace_mac(const NamespaceRow& row) const {
+    BytesWriter canonical;
+    canonical.reserve(64 + row.application_id.size());
+    canonical.u8(1);
+    canonical.uuid(row.id);
+    canonical.string(row.application_id);
+    canonical.u8(row.is_secret ? 1 : 0);
+    canonical.u8(row.sealing ? 1 : 0);
+    canonical.u32(row.key_generation);
+    return keys_.row_mac(canonical.str());
+}
+
+bool Vault::is_intact(const NamespaceRow& row) const { return crypto::equal(namespace_mac(row), row.mac); }
+
+Result<std::shared_ptr<const crypto::AesGcm>> Vault::key_for(StorageReader& reader, const NamespaceId& ns,
+                                                             std::uint32_t generation) const {
+    if (auto key = keys_.data_key(ns, generation)) return key;
+    const KeyRef ref{KeyPurpose::data, ns, generation};
+    KV_TRY(std::vector<KeyRow> rows, reader.get_keys(std::span(&ref, 1)));
+    if (rows.size() != 1) return Error{Errc::integrity, "The data key of the namespace is missing."};
+    return keys_.adopt(rows.front());
+}
+
+Result<void> Vault::seal(StorageReader& reader, NamespaceRow& ns, EntryRow& row, std::string_view plaintext) const {
+    row.key_generation = ns.is_secret ? ns.key_generation : 0;
+    if (!ns.is_secret) {
+        row.value = plaintext;
+        return {};
+    }
+    KV_TRY(auto key, key_for(reader, ns.id, ns.key_generation));
+    KV_TRY(row.value, seal_value(*key, context_of(row, ns.key_generation), plaintext));
+    ns.seals += 1;
+    return {};
+}
+
+Result<SecretBytes> Vault::open(StorageReader& reader, const NamespaceRow& ns, const EntryRow& row) const {
+    KV_CHECK(judge_generation(ns, row.key_generation, row.key_path));
+    if (row.key_generation == 0) return SecretBytes(row.value);
+    KV_TRY(auto key, key_for(reader, ns.id, row.key_generation));
+    auto opened = open_value(*key, context_of(row, row.key_generation), row.value);
+    if (!opened) opened.error().key_path = row.key_path;
+    return opened;
+}
+
+Result<SecretBytes> Vault::open(StorageReader& reader, const NamespaceRow& ns, std::string_view key_path,
+                                const VersionRow& row) const {
+    KV_CHECK(judge_generation(ns, row.key_generation, key_path));
+    if (row.key_generation == 0) return SecretBytes(row.value);
+    KV_TRY(auto key, key_for(reader, ns.id, row.key_generation));
+    auto opened = open_value(*key, context_of(row, key_path, row.key_generation), row.value);
+    if (!opened) opened.error().key_path = key_path;
+    return opened;
+}
+
+Result<Reseal> Vault::reseal(StorageReader& reader, NamespaceRow& ns, const EntryRow& row) const {
+    KV_TRY(SecretBytes value, open(reader, ns, row));
+    KV_TRY(auto key, key_for(reader, ns.id, ns.key_generation));
+    KV_TRY(std::string sealed, seal_value(*key, context_of(row, ns.key_generation), value.reveal()));
+    ns.seals += 1;
+    return Reseal{row.id, row.version, false, ns.key_generation, std::move(sealed)};
+}
+
+Result<Reseal> Vault::reseal(StorageReader& reader, NamespaceRow& ns, const VersionRow& row) const {
+    KV_TRY(SecretBytes value, open(reader, ns, row.key_path, row));
+    KV_TRY(auto key, key_for(reader, ns.id, ns.key_generation));
+    KV_TRY(std::string sealed, seal_value(*key, context_of(row, row.key_path, ns.key_generation), value.reveal()));
+    ns.seals += 1;
+    return Reseal{row.entry_id, row.version, true, ns.key_generation, std::move(sealed)};
+}
+
+}  // namespace kv

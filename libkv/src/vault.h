@@ -1,0 +1,40 @@
+#pragma once
+#include <string_view>
+
+#include "crypto/keyring.h"
+#include "kv/storage.h"
+
+namespace kv {
+
+// Vault is where keys meet rows: it seals and opens values, and vouches for namespace rows. What a value is bound to
+// always comes from the row that was asked for.
+//
+// Threads: any.
+class Vault {
+public:
+    explicit Vault(crypto::Keyring& keys) : keys_(keys) {}
+
+    Mac namespace_mac(const NamespaceRow& row) const;
+    bool is_intact(const NamespaceRow& row) const;
+
+    // Puts `plaintext` into the row, sealed if the namespace is secret. `reader` serves the data key if it is not cached.
+    Result<void> seal(StorageReader& reader, NamespaceRow& ns, EntryRow& row, std::string_view plaintext) const;
+
+    // Errc::integrity if it does not open, or if a secret namespace holds an unsealed value or a plain one a sealed one.
+    Result<SecretBytes> open(StorageReader& reader, const NamespaceRow& ns, const EntryRow& row) const;
+    Result<SecretBytes> open(StorageReader& reader, const NamespaceRow& ns, std::string_view key_path,
+                             const VersionRow& row) const;
+
+    // The sealed form of an older value under the namespace's present data key.
+    Result<Reseal> reseal(StorageReader& reader, NamespaceRow& ns, const EntryRow& row) const;
+    Result<Reseal> reseal(StorageReader& reader, NamespaceRow& ns, const VersionRow& row) const;
+
+    crypto::Keyring& keys() const { return keys_; }
+
+private:
+    Result<std::shared_ptr<const crypto::AesGcm>> key_for(StorageReader& reader, const NamespaceId& ns,
+                                                          std::uint32_t generation) const;
+    crypto::Keyring& keys_;
+};
+
+}  // namespace kv
