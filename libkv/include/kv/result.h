@@ -88,7 +88,7 @@ struct Error {
     std::optional<std::uint64_t> current_version = {};
     std::vector<Error> items = {};  // one per offending item of a bulk operation
 
-    friend bool operator==(const Error& error, Errc code) noexcept { return error.code == code; }
+    friend bool operator==(const Error& error, Errc expected) noexcept { return error.code == expected; }
 };
 
 // Thrown by Result::value() alone, for hosts that prefer exceptions.
