@@ -25,8 +25,10 @@ AuditRecord system_record(std::string_view operation, Time now) {
 
 std::string_view bytes_of(const Mac& mac) { return {reinterpret_cast<const char*>(mac.data()), mac.size()}; }
 
-// Errors that say nothing about any one operation.
-bool is_worth_halving(const Error& error) { return error.code == Errc::internal || error.code == Errc::namespace_exists; }
+// Errors that one operation of the group may have caused.
+bool is_worth_halving(const Error& error) {
+    return error.code == Errc::internal || error.code == Errc::integrity || error.code == Errc::namespace_exists;
+}
 
 }  // namespace
 
@@ -174,6 +176,7 @@ Result<void> CommitQueue::write_once(std::span<std::unique_ptr<GroupItem>> items
     std::size_t operations = 0;
     for (const auto& item : items) operations += item->operations;
     if (committed) count_group(operations, std::chrono::steady_clock::now() - began);
+    note_outcome(committed);
     return committed;
 }
 
@@ -244,6 +247,20 @@ void CommitQueue::count_group(std::size_t operations, std::chrono::steady_clock:
     ++stats_.group_sizes[std::min(bucket, stats_.group_sizes.size() - 1)];
     stats_.operations += operations;
     stats_.microseconds += static_cast<std::uint64_t>(std::chrono::duration_cast<std::chrono::microseconds>(took).count());
+}
+
+void CommitQueue::note_outcome(const Result<void>& committed) {
+    const bool is_outage = !committed && !is_worth_halving(committed.error());
+    std::lock_guard lock(mutex_);
+    if (is_outage && last_failure_ && settings_.log) {
+        settings_.log(LogLevel::error, "storage: a group could not be committed: " + committed.error().message);
+    }
+    last_failure_ = is_outage ? committed : Result<void>{};
+}
+
+Result<void> CommitQueue::last_failure() const {
+    std::lock_guard lock(mutex_);
+    return last_failure_;
 }
 
 // ---- the audit stream ----

@@ -78,6 +78,8 @@ public:
     void stop();
 
     AuditHead head() const;
+    // What the last group failed with, if it did.
+    Result<void> last_failure() const;
 
     struct Stats {
         std::array<std::uint64_t, 11> group_sizes{};
@@ -108,6 +110,7 @@ private:
     Result<void> resolve_unknown();
     void start_stream();
     void close_stream();
+    void note_outcome(const Result<void>& committed);
     void count_group(std::size_t operations, std::chrono::steady_clock::duration took);
 
     Storage& storage_;
@@ -122,6 +125,7 @@ private:
     bool is_led_ = false;
     bool is_stopping_ = false;
     Stats stats_;
+    Result<void> last_failure_;
     std::uint64_t idle_after_ = 0;  // groups there were when the storage was last told to tidy up
 
     // Only the leader touches these, and changes head_ under the mutex.

@@ -1,0 +1,362 @@
+#include "maintenance.h"
+
+#include <algorithm>
+
+namespace kv {
+namespace {
+
+constexpr std::size_t batch_rows = 512;
+constexpr std::size_t batch_bytes = 1u << 20;
+
+const Actor& system_actor() {
+    static const Actor actor = [] {
+        Actor system;
+        system.user_id = "system";
+        return system;
+    }();
+    return actor;
+}
+
+// One batch on its way through the commit queue.
+class StepItem final : public GroupItem {
+public:
+    StepItem(Needs needs, std::function<Result<void>(GroupContext&)> step, std::function<void(Result<void>)> done)
+        : needs_(std::move(needs)), step_(std::move(step)), done_(std::move(done)) {
+        is_alone = true;
+    }
+    void add_needs(Needs& needs) const override { needs = needs_; }
+    Result<void> plan(GroupContext& context) override { return rejection_ ? Result<void>{} : step_(context); }
+    void reject(Error error) override { rejection_ = std::move(error); }
+    void finish(const Result<void>& committed) noexcept override { done_(rejection_ ? Result<void>(*rejection_) : committed); }
+
+private:
+    Needs needs_;
+    std::function<Result<void>(GroupContext&)> step_;
+    std::function<void(Result<void>)> done_;
+    std::optional<Error> rejection_;
+};
+
+Needs needs_of(const std::vector<EntryRow>& rows, bool full) {
+    Needs needs;
+    for (const EntryRow& row : rows) {
+        needs.namespaces.push_back(row.ns);
+        (full ? needs.full_entries : needs.entries).push_back({row.ns, row.key_path, {}});
+    }
+    std::sort(needs.namespaces.begin(), needs.namespaces.end());
+    needs.namespaces.erase(std::unique(needs.namespaces.begin(), needs.namespaces.end()), needs.namespaces.end());
+    return needs;
+}
+
+void record(GroupContext& context, const NamespaceRow& ns, std::string_view operation, const EntryRow* row) {
+    AuditRecord record = make_record(system_actor(), {AuditAction::delete_, operation, row ? std::string_view(row->key_path) : ""},
+                                     context.plan.now, &ns);
+    if (row != nullptr) {
+        record.entry_id = row->id;
+        record.version = row->version;
+    }
+    context.audit.push_back(std::move(record));
+}
+
+// Calls `visit` with each row as it is now, inside the group, if its namespace is sound.
+template <class F>
+Result<void> each(GroupContext& context, const std::vector<EntryRow>& rows, F&& visit) {
+    for (const EntryRow& row : rows) {
+        NamespaceState* ns = context.overlay.find_namespace(row.ns);
+        if (ns == nullptr || !ns->is_intact) continue;
+        EntryState& entry = context.overlay.entry(*ns, row.key_path);
+        if (entry.exists) KV_CHECK(visit(*ns, entry));
+    }
+    return {};
+}
+
+}  // namespace
+
+Maintenance::Maintenance(Storage& storage, const Vault& vault, CommitQueue& commits, Settings settings)
+    : storage_(storage), vault_(vault), commits_(commits), settings_(std::move(settings)) {
+    thread_ = std::thread([this] { run(); });
+}
+
+Maintenance::~Maintenance() { stop(); }
+
+void Maintenance::run() {
+    std::unique_lock lock(mutex_);
+    while (!is_stopping_) {
+        const auto is_called = [&] { return is_stopping_ || is_hurried_ || !purges_.empty(); };
+        if (settings_.interval.count() > 0) {
+            wake_.wait_for(lock, settings_.interval, is_called);
+        } else {
+            wake_.wait(lock, is_called);
+        }
+        if (is_stopping_) break;
+        is_hurried_ = false;
+        lock.unlock();
+        purge_waiting();
+        const bool is_asked = settings_.interval.count() > 0;
+        auto worked = is_asked ? run_round() : Result<bool>(false);
+        if (!worked && settings_.log) {
+            settings_.log(LogLevel::warning, "maintenance: a round failed: " + worked.error().message);
+        }
+        lock.lock();
+        if (worked && *worked) is_hurried_ = true;
+    }
+}
+
+void Maintenance::hurry() {
+    {
+        std::lock_guard lock(mutex_);
+        is_hurried_ = true;
+    }
+    wake_.notify_one();
+}
+
+void Maintenance::stop() {
+    {
+        std::lock_guard lock(mutex_);
+        is_stopping_ = true;
+    }
+    wake_.notify_one();
+    if (thread_.joinable()) thread_.join();
+    purges_.clear();
+}
+
+Result<void> Maintenance::commit(Needs needs, Step step) {
+    std::atomic<bool> done{false};
+    Result<void> outcome;
+    auto item = std::make_unique<StepItem>(std::move(needs), std::move(step), [&](Result<void> committed) {
+        outcome = std::move(committed);
+        done.store(true, std::memory_order_release);
+        commits_.wake_waiters();
+    });
+    commits_.submit(std::move(item), false);
+    commits_.lead_until(done);
+    return outcome;
+}
+
+Result<bool> Maintenance::run_round() {
+    std::lock_guard round(round_);
+    KV_TRY(const Time now, storage_.now());
+    std::size_t done = 0;
+    KV_TRY(const std::size_t expired, expire(now));
+    KV_TRY(const std::size_t destroyed, destroy_hidden(now));
+    KV_TRY(const std::size_t forgotten, forget_tombstones(now));
+    KV_TRY(const std::size_t purged, purge_due(now));
+    KV_TRY(const std::size_t sealed, seal_due());
+    done = expired + destroyed + forgotten + purged + sealed;
+    return done > 0;
+}
+
+// ---- expiry ----
+
+Result<std::size_t> Maintenance::expire(Time now) {
+    DueRange due;
+    due.kind = DueRange::Kind::expired;
+    due.before = now;
+    due.limit = batch_rows;
+    KV_TRY(const std::vector<EntryRow> rows, storage_.scan_due(due));
+    if (rows.empty()) return std::size_t{0};
+    std::size_t done = 0;
+    KV_CHECK(commit(needs_of(rows, false), [&](GroupContext& context) {
+        done = 0;
+        return each(context, rows, [&](NamespaceState& ns, EntryState& entry) -> Result<void> {
+            PlanContext plan = context.plan;
+            plan.now = std::max(plan.now, ns.row.changed_at);
+            if (entry.row.is_tombstone || is_live(entry.row, plan.now)) return {};
+            plan_expiry(ns, entry, plan, context.audit, context.overlay);
+            ++done;
+            return {};
+        });
+    }));
+    expired_.fetch_add(done, std::memory_order_relaxed);
+    return done;
+}
+
+Result<std::size_t> Maintenance::destroy_hidden(Time now) {
+    DueRange due;
+    due.kind = DueRange::Kind::hidden;
+    due.before = now - settings_.expiry_grace;
+    due.limit = batch_rows;
+    KV_TRY(const std::vector<EntryRow> rows, storage_.scan_due(due));
+    if (rows.empty()) return std::size_t{0};
+    std::size_t done = 0;
+    KV_CHECK(commit(needs_of(rows, true), [&](GroupContext& context) {
+        done = 0;
+        return each(context, rows, [&](NamespaceState& ns, EntryState& entry) -> Result<void> {
+            if (!entry.row.hidden_since || *entry.row.hidden_since > due.before) return {};
+            entry.row.hidden_since.reset();
+            entry.erase_to = entry.row.history_floor;
+            entry.is_changed = true;
+            record(context, ns.row, "entry.destroy", &entry.row);
+            ++done;
+            return {};
+        });
+    }));
+    return done;
+}
+
+Result<std::size_t> Maintenance::forget_tombstones(Time now) {
+    DueRange due;
+    due.kind = DueRange::Kind::tombstones;
+    due.before = now - settings_.tombstone_retention;
+    due.limit = batch_rows;
+    KV_TRY(const std::vector<EntryRow> rows, storage_.scan_due(due));
+    if (rows.empty()) return std::size_t{0};
+    std::size_t done = 0;
+    KV_CHECK(commit(needs_of(rows, true), [&](GroupContext& context) {
+        done = 0;
+        return each(context, rows, [&](NamespaceState& ns, EntryState& entry) -> Result<void> {
+            if (!entry.row.is_tombstone || entry.has_history || entry.row.updated_at > due.before) return {};
+            entry.is_erased = true;
+            // A key that comes back starts above every version that was forgotten.
+            ns.row.version_floor = std::max(ns.row.version_floor, entry.row.version);
+            ns.is_changed = true;
+            ++done;
+            return {};
+        });
+    }));
+    return done;
+}
+
+// ---- purging namespaces ----
+
+void Maintenance::purge(NamespaceId ns, Ticket ticket) {
+    {
+        std::lock_guard lock(mutex_);
+        purges_.emplace_back(ns, std::move(ticket));
+    }
+    wake_.notify_one();
+}
+
+void Maintenance::purge_waiting() {
+    while (true) {
+        std::unique_lock lock(mutex_);
+        if (purges_.empty()) return;
+        auto [ns, ticket] = std::move(purges_.front());
+        purges_.pop_front();
+        lock.unlock();
+        std::lock_guard round(round_);
+        Result<std::size_t> batch = std::size_t{1};
+        while (batch && *batch > 0) batch = purge_batch(ns);
+        ticket.answer(batch ? Result<Reply>(Reply(Done{})) : Result<Reply>(std::move(batch).error()));
+    }
+}
+
+Result<std::size_t> Maintenance::purge_due(Time now) {
+    NamespaceRange range;
+    range.deleted = NamespaceRange::Deleted::deleted;
+    range.deleted_before = now - settings_.namespace_retention;
+    range.limit = 1;
+    KV_TRY(const std::vector<NamespaceRow> due, storage_.scan_namespaces(range));
+    if (due.empty()) return std::size_t{0};
+    return purge_batch(due.front().id);
+}
+
+// Erases a batch of a deleted namespace's rows, and with the last of them the namespace. Says how many rows went.
+Result<std::size_t> Maintenance::purge_batch(const NamespaceId& ns) {
+    DueRange due;
+    due.kind = DueRange::Kind::all;
+    due.ns = ns;
+    due.limit = batch_rows;
+    KV_TRY(const std::vector<EntryRow> rows, storage_.scan_due(due));
+    Needs needs;
+    needs.namespaces.push_back(ns);
+    std::size_t done = 0;
+    KV_CHECK(commit(std::move(needs), [&](GroupContext& context) -> Result<void> {
+        done = 0;
+        NamespaceState* state = context.overlay.find_namespace(ns);
+        const bool is_due = state != nullptr && state->row.deleted_at &&
+                            *state->row.deleted_at + settings_.namespace_retention <= context.plan.now;
+        if (!is_due) return {};
+        Changeset& changes = context.overlay.changes();
+        for (const EntryRow& row : rows) {
+            changes.erase_versions.push_back({row.id, 0, UINT64_MAX >> 1});
+            changes.erase_entries.push_back(row.id);
+        }
+        done = rows.size();
+        if (!rows.empty()) return {};
+        changes.erase_namespaces.push_back(ns);
+        record(context, state->row, "namespace.purge", nullptr);
+        return {};
+    }));
+    if (rows.empty()) vault_.keys().forget(ns);
+    return done;
+}
+
+// ---- sealing ----
+
+Result<std::size_t> Maintenance::seal_due() {
+    NamespaceRange range;
+    range.deleted = NamespaceRange::Deleted::both;
+    range.sealing = true;
+    range.limit = 16;
+    KV_TRY(const std::vector<NamespaceRow> due, storage_.scan_namespaces(range));
+    std::size_t done = 0;
+    for (const NamespaceRow& ns : due) {
+        if (!vault_.is_intact(ns)) continue;
+        KV_TRY(const std::size_t sealed, seal_batch(ns));
+        done += sealed;
+    }
+    return done;
+}
+
+Result<std::size_t> Maintenance::seal_batch(const NamespaceRow& ns) {
+    KV_TRY(const std::size_t entries, seal_entries(ns));
+    if (entries > 0) return entries;
+    KV_TRY(const std::size_t versions, seal_versions(ns));
+    if (versions > 0) return versions;
+    Needs needs;
+    needs.namespaces.push_back(ns.id);
+    KV_CHECK(commit(std::move(needs), [&](GroupContext& context) -> Result<void> {
+        NamespaceState* state = context.overlay.find_namespace(ns.id);
+        if (state == nullptr || !state->is_intact || !state->row.sealing) return {};
+        state->row.sealing = false;
+        state->is_changed = true;
+        return {};
+    }));
+    return std::size_t{1};
+}
+
+Result<std::size_t> Maintenance::seal_entries(const NamespaceRow& ns) {
+    DueRange due;
+    due.kind = DueRange::Kind::generation;
+    due.ns = ns.id;
+    due.generation = ns.key_generation;
+    due.limit = batch_rows;
+    due.bytes = batch_bytes;
+    KV_TRY(const std::vector<EntryRow> rows, storage_.scan_due(due));
+    if (rows.empty()) return std::size_t{0};
+    std::size_t done = 0;
+    KV_CHECK(commit(needs_of(rows, true), [&](GroupContext& context) {
+        done = 0;
+        return each(context, rows, [&](NamespaceState& state, EntryState& entry) -> Result<void> {
+            if (entry.row.is_tombstone || entry.row.key_generation >= state.row.key_generation) return {};
+            KV_TRY(Reseal reseal, context.vault.reseal(context.storage, state.row, entry.row));
+            context.overlay.changes().reseals.push_back(std::move(reseal));
+            state.is_changed = true;  // it counts its seals
+            ++done;
+            return {};
+        });
+    }));
+    return done;
+}
+
+Result<std::size_t> Maintenance::seal_versions(const NamespaceRow& ns) {
+    DueVersionRange due{ns.id, ns.key_generation, batch_rows, batch_bytes};
+    KV_TRY(const std::vector<VersionRow> rows, storage_.scan_due_versions(due));
+    if (rows.empty()) return std::size_t{0};
+    Needs needs;
+    needs.namespaces.push_back(ns.id);
+    // An archived version never changes, but may have been erased meanwhile: then its reseal finds nothing.
+    KV_CHECK(commit(std::move(needs), [&](GroupContext& context) -> Result<void> {
+        NamespaceState* state = context.overlay.find_namespace(ns.id);
+        if (state == nullptr || !state->is_intact || !state->row.sealing) return {};
+        for (const VersionRow& row : rows) {
+            KV_TRY(Reseal reseal, context.vault.reseal(context.storage, state->row, row));
+            context.overlay.changes().reseals.push_back(std::move(reseal));
+        }
+        state->is_changed = true;
+        return {};
+    }));
+    return rows.size();
+}
+
+}  // namespace kv

@@ -1,0 +1,177 @@
+#include "read_queue.h"
+
+#include <algorithm>
+#include <bit>
+
+namespace kv {
+namespace {
+
+constexpr std::size_t batch_max = 512;
+constexpr std::size_t scan_threads = 2;
+constexpr std::size_t rounds_led_max = 8;  // then a caller goes its own way again
+
+// The audit rows of a batch of reads, and the replies that wait for them.
+class ReadAuditItem final : public GroupItem {
+public:
+    void add(std::unique_ptr<ReadItem> item) {
+        for (AuditRecord& record : item->audit) {
+            bytes += 256 + record.key_path.size();
+            records_.push_back(std::move(record));
+        }
+        if (!item->audit_may_wait) waiting_.push_back(std::move(item));
+    }
+    bool has_records() const { return !records_.empty(); }
+    void count(std::size_t reads) { operations = reads; }
+
+    Result<void> plan(GroupContext& context) override {
+        context.audit.insert(context.audit.end(), records_.begin(), records_.end());
+        return {};
+    }
+    void reject(Error) override { records_.clear(), is_rejected_ = true; }
+    void finish(const Result<void>& committed) noexcept override {
+        for (auto& item : waiting_) {
+            if (committed && !is_rejected_) {
+                item->ticket.answer(std::move(item->reply));
+            } else {
+                item->ticket.answer(Error{Errc::audit_unavailable, "The read could not be recorded, so its result is not given out."});
+            }
+        }
+    }
+
+private:
+    std::vector<AuditRecord> records_;
+    std::vector<std::unique_ptr<ReadItem>> waiting_;
+    bool is_rejected_ = false;
+};
+
+}  // namespace
+
+ReadQueue::ReadQueue(const Reader& reader, CommitQueue& commits, std::size_t readers)
+    : reader_(reader), commits_(commits), readers_(std::max<std::size_t>(readers, 1)) {
+    for (std::size_t i = 0; i < scan_threads; ++i) threads_.emplace_back([this] { work(); });
+}
+
+ReadQueue::~ReadQueue() { stop(); }
+
+void ReadQueue::submit(std::unique_ptr<ReadItem> item, bool here) {
+    const bool is_point = Reader::is_point_read(item->operation.request);
+    Batch batch;
+    {
+        std::lock_guard lock(mutex_);
+        if (!is_point && !here) {
+            scans_.push_back(std::move(item));
+        } else if (is_point && leaders_ >= readers_) {
+            waiting_.push_back(std::move(item));
+            return;
+        } else {
+            ++leaders_;
+            batch.push_back(std::move(item));
+        }
+    }
+    if (batch.empty()) {
+        work_.notify_one();
+    } else {
+        lead(std::move(batch));
+    }
+}
+
+// Carries out a batch, and what gathered meanwhile.
+void ReadQueue::lead(Batch batch) {
+    for (std::size_t round = 0; !batch.empty(); ++round) {
+        run_batch(std::move(batch));
+        batch.clear();
+        std::unique_lock lock(mutex_);
+        if (waiting_.empty() || round >= rounds_led_max || !next_batch(batch)) {
+            --leaders_;
+            const bool has_left = !waiting_.empty();
+            lock.unlock();
+            if (has_left) work_.notify_one();
+        }
+    }
+}
+
+// With the lock held.
+bool ReadQueue::next_batch(Batch& batch) {
+    while (!waiting_.empty() && batch.size() < batch_max) {
+        batch.push_back(std::move(waiting_.front()));
+        waiting_.pop_front();
+    }
+    return !batch.empty();
+}
+
+void ReadQueue::work() {
+    std::unique_lock lock(mutex_);
+    while (true) {
+        work_.wait(lock, [&] { return is_stopping_ || !scans_.empty() || !waiting_.empty(); });
+        Batch batch;
+        if (!scans_.empty()) {
+            batch.push_back(std::move(scans_.front()));
+            scans_.pop_front();
+        } else if (!next_batch(batch)) {
+            return;  // stopping, and nothing is left
+        }
+        ++leaders_;
+        lock.unlock();
+        lead(std::move(batch));
+        lock.lock();
+    }
+}
+
+void ReadQueue::run_batch(Batch batch) {
+    const std::size_t size = batch.size();
+    reader_.run(batch);
+    {
+        const std::size_t bucket = size <= 1 ? 0 : static_cast<std::size_t>(std::bit_width(size - 1));
+        std::lock_guard lock(mutex_);
+        ++stats_.groups;
+        stats_.reads += size;
+        ++stats_.group_sizes[std::min(bucket, stats_.group_sizes.size() - 1)];
+    }
+    record(std::move(batch));
+}
+
+void ReadQueue::release(std::unique_ptr<ReadItem> item) {
+    Batch batch;
+    batch.push_back(std::move(item));
+    record(std::move(batch));
+}
+
+// Hands the audit rows to the next commit group, and with them the replies that wait for it.
+void ReadQueue::record(Batch batch) {
+    auto audit = std::make_unique<ReadAuditItem>();
+    bool wakes = false;
+    std::vector<std::unique_ptr<ReadItem>> released;
+    for (auto& item : batch) {
+        wakes = wakes || item->wakes_lane || item->audit_may_wait;
+        if (item->audit_may_wait) {
+            auto early = std::make_unique<ReadItem>();
+            early->audit = std::move(item->audit);
+            early->audit_may_wait = true;
+            audit->add(std::move(early));
+            released.push_back(std::move(item));
+        } else {
+            audit->add(std::move(item));
+        }
+    }
+    audit->count(batch.size());
+    if (audit->has_records()) commits_.submit(std::move(audit), wakes);
+    for (auto& item : released) item->ticket.answer(std::move(item->reply));
+}
+
+void ReadQueue::stop() {
+    {
+        std::lock_guard lock(mutex_);
+        is_stopping_ = true;
+    }
+    work_.notify_all();
+    for (std::thread& thread : threads_) {
+        if (thread.joinable()) thread.join();
+    }
+}
+
+ReadQueue::Stats ReadQueue::stats() const {
+    std::lock_guard lock(mutex_);
+    return stats_;
+}
+
+}  // namespace kv

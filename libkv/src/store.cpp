@@ -1,0 +1,380 @@
+#include "kv/store.h"
+
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "commit_queue.h"
+#include "crypto/keyring.h"
+#include "crypto/random.h"
+#include "kv/memory.h"
+#include "kv/sqlite.h"
+#include "maintenance.h"
+#include "operation_item.h"
+#include "plan_parts.h"
+#include "read_queue.h"
+#include "text.h"
+#include "ticket.h"
+#include "validate.h"
+#include "value.h"
+
+namespace kv {
+namespace {
+
+constexpr std::string_view epoch_name = "epoch";
+
+// One page that reads as zero in a child after fork: knowing costs one load, where getpid() is a system call.
+class ForkMark {
+public:
+    ForkMark() {
+        void* page = mmap(nullptr, page_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        if (page == MAP_FAILED) return;
+        if (madvise(page, page_bytes, MADV_WIPEONFORK) != 0) {
+            munmap(page, page_bytes);
+            return;
+        }
+        page_ = static_cast<volatile char*>(page);
+        *page_ = 1;
+    }
+    ~ForkMark() {
+        if (page_ != nullptr) munmap(const_cast<char*>(page_), page_bytes);
+    }
+    ForkMark(const ForkMark&) = delete;
+    bool is_child() const { return page_ != nullptr ? *page_ == 0 : getpid() != pid_; }
+
+private:
+    static constexpr std::size_t page_bytes = 4096;
+    volatile char* page_ = nullptr;
+    const pid_t pid_ = getpid();
+};
+
+// ETags and cursors carry it; 64 bits are enough for a number that is drawn a few times in a store's life.
+std::string draw_epoch() {
+    char bytes[8];
+    crypto::random_bytes(bytes, sizeof bytes);
+    return hex_encode({bytes, sizeof bytes});
+}
+
+Result<std::string> read_epoch(StorageReader& storage) {
+    KV_TRY(const std::vector<MetaRow> rows, storage.get_meta());
+    for (const MetaRow& row : rows) {
+        if (row.name == epoch_name) return row.value;
+    }
+    return std::string();
+}
+
+// What a new store begins with: its own keys and its epoch. A no-op on one that exists.
+Result<std::string> initialise(Storage& storage, crypto::Keyring& keys) {
+    std::vector<KeyRow> rows = keys.take_new_rows();
+    KV_TRY(std::string epoch, read_epoch(storage));
+    if (rows.empty() && !epoch.empty()) return epoch;
+    if (epoch.empty()) epoch = draw_epoch();
+    KV_CHECK(storage.write([&](StorageWriter& writer) {
+        Changeset changes;
+        changes.keys = rows;
+        changes.meta.push_back({std::string(epoch_name), epoch});
+        return writer.apply(changes);
+    }));
+    return epoch;
+}
+
+Result<void> check_limits(const Limits& asked) {
+    const Limits most;
+    const bool is_within = asked.value_bytes_max <= most.value_bytes_max && asked.metadata_bytes_max <= most.metadata_bytes_max &&
+                           asked.bulk_items_max <= most.bulk_items_max && asked.page_items_max <= most.page_items_max &&
+                           asked.page_items_max > 0 && asked.page_value_bytes_max <= most.page_value_bytes_max &&
+                           asked.bulk_get_bytes_max <= most.bulk_get_bytes_max && asked.export_keys_max <= most.export_keys_max &&
+                           asked.export_bytes_max <= most.export_bytes_max &&
+                           asked.audit_rows_walked_max <= most.audit_rows_walked_max;
+    if (is_within) return {};
+    return Error{Errc::invalid_request, "Limits can be lowered, not raised."};
+}
+
+// ---- making an operation ready to be planned ----
+
+void normalise_values(Operation& operation, const Limits& limits) {
+    if (auto* put = std::get_if<PutEntry>(&operation.request)) {
+        operation.values.push_back(normalize(put->write.value, {}, limits.value_bytes_max));
+    } else if (auto* set = std::get_if<BulkSet>(&operation.request)) {
+        operation.values.reserve(set->entries.size());
+        for (EntryWrite& write : set->entries) {
+            operation.values.push_back(normalize(write.value, {}, limits.value_bytes_max));
+            if (!operation.values.back()) operation.values.back().error().key_path = write.key_path;
+        }
+    }
+}
+
+Result<void> draw(Operation& operation, const crypto::Keyring& keys, Time now) {
+    std::size_t ids = 0;
+    const Request& request = operation.request;
+    if (std::holds_alternative<PutEntry>(request) || std::holds_alternative<CreateNamespace>(request)) ids = 1;
+    if (auto* set = std::get_if<BulkSet>(&request)) ids = set->entries.size();
+    for (std::size_t i = 0; i < ids; ++i) operation.fresh_ids.push_back(crypto::make_uuid(now));
+    if (auto* create = std::get_if<CreateNamespace>(&request); create != nullptr && create->is_secret) {
+        KV_TRY(operation.data_key, keys.make_data_key(operation.fresh_ids[0], create->application_id, 1, now));
+    }
+    if (auto* rotate = std::get_if<RotateEntry>(&request)) {
+        if (auto* generate = std::get_if<Generate>(&rotate->value)) operation.generated = crypto::random_text(*generate);
+    }
+    return {};
+}
+
+}  // namespace
+
+class Store::Impl {
+public:
+    Impl(std::unique_ptr<Clock> clock, std::unique_ptr<Storage> storage, Options options, std::unique_ptr<crypto::Keyring> keys,
+         std::string epoch)
+        : options_(std::move(options)),
+          clock_(std::move(clock)),
+          storage_(std::move(storage)),
+          keys_(std::move(keys)),
+          vault_(*keys_),
+          epoch_(std::move(epoch)),
+          commits_(*storage_, vault_, {epoch_, &options_.limits, options_.namespace_retention, options_.log}),
+          reader_(*storage_, vault_, {epoch_, &options_.limits, options_.read_audit}),
+          reads_(reader_, commits_, options_.readers),
+          maintenance_(*storage_, vault_, commits_,
+                       {options_.namespace_retention, options_.expiry_grace, options_.tombstone_retention,
+                        options_.maintenance_interval, options_.log}) {}
+    ~Impl() { stop(); }
+
+    void start(Actor actor, Request request, Completion done, bool waits);
+    Result<Reply> wait(const Actor& actor, Request request);
+    StoreStats stats() const;
+    Result<void> ready();
+    void stop();
+
+    const Options options_;
+    const std::unique_ptr<Clock> clock_;  // before the storage, which borrows it
+    const std::unique_ptr<Storage> storage_;
+    const std::unique_ptr<crypto::Keyring> keys_;
+    const Vault vault_;
+    const std::string epoch_;
+    ForkMark fork_mark_;
+    InFlight in_flight_;
+    std::atomic<bool> is_stopping_{false};
+    std::atomic<std::uint64_t> denials_{0};
+    std::atomic<std::uint64_t> integrity_failures_{0};
+    std::atomic<std::uint64_t> overloaded_{0};
+    CommitQueue commits_;
+    const Reader reader_;
+    ReadQueue reads_;
+    Maintenance maintenance_;
+
+private:
+    Result<void> accept(std::size_t bytes);
+    void start_write(Operation operation, Ticket ticket, bool waits);
+    void refuse(Operation operation, Ticket ticket, Error error, bool waits);
+    Completion counting(Completion done);
+    bool is_stopped_ = false;
+    std::mutex stop_mutex_;
+};
+
+// Is there room for the operation?
+Result<void> Store::Impl::accept(std::size_t bytes) {
+    if (fork_mark_.is_child()) return Error{Errc::invalid_state, "The store was opened before fork(); open one in the child."};
+    if (is_stopping_.load(std::memory_order_relaxed)) return Error{Errc::shutting_down, "The store is shutting down."};
+    if (in_flight_.bytes.load(std::memory_order_relaxed) + bytes > options_.bytes_in_flight_max) {
+        overloaded_.fetch_add(1, std::memory_order_relaxed);
+        return Error{Errc::overloaded, "Too much is waiting to be done; try again shortly."};
+    }
+    return {};
+}
+
+// Counts what an operator watches, on the way out.
+Completion Store::Impl::counting(Completion done) {
+    return [this, done = std::move(done)](Result<Reply> reply) {
+        if (!reply) {
+            if (reply.error().code == Errc::permission_denied) denials_.fetch_add(1, std::memory_order_relaxed);
+            if (reply.error().code == Errc::integrity) integrity_failures_.fetch_add(1, std::memory_order_relaxed);
+        }
+        done(std::move(reply));
+    };
+}
+
+void Store::Impl::start(Actor actor, Request request, Completion done, bool waits) {
+    const std::size_t bytes = request_bytes(request);
+    if (auto accepted = accept(bytes); !accepted) {
+        InFlight none;
+        Ticket(std::move(done), 0, none).answer(std::move(accepted).error());
+        return;
+    }
+    Ticket ticket(counting(std::move(done)), bytes, in_flight_);
+    Operation operation;
+    operation.actor = std::move(actor);
+    operation.request = std::move(request);
+    if (operation.actor.request_id.empty()) operation.actor.request_id = crypto::make_uuid(Time{}).to_string();
+
+    if (auto valid = validate(operation.actor, operation.request, options_.limits); !valid) {
+        // What is wrong with the items of a bulk write is told only to those who may write them.
+        const bool is_bulk = std::holds_alternative<BulkSet>(operation.request) || std::holds_alternative<BulkDelete>(operation.request);
+        if (!is_bulk || valid.error().items.empty()) {
+            refuse(std::move(operation), std::move(ticket), std::move(valid).error(), waits);
+            return;
+        }
+        operation.fault = std::move(valid).error();
+    }
+    if (is_write(operation.request)) {
+        start_write(std::move(operation), std::move(ticket), waits);
+    } else {
+        reads_.submit(std::make_unique<ReadItem>(std::move(operation), std::move(ticket), !waits), waits);
+    }
+}
+
+void Store::Impl::start_write(Operation operation, Ticket ticket, bool waits) {
+    normalise_values(operation, options_.limits);
+    if (auto* put = std::get_if<PutEntry>(&operation.request); put != nullptr && !operation.values[0]) {
+        Error error = operation.values[0].error();
+        error.key_path = put->write.key_path;
+        refuse(std::move(operation), std::move(ticket), std::move(error), waits);
+        return;
+    }
+    auto now = storage_->now();
+    auto drawn = now ? draw(operation, *keys_, *now) : Result<void>(now.error());
+    if (!drawn) {
+        refuse(std::move(operation), std::move(ticket), std::move(drawn).error(), waits);
+        return;
+    }
+    const auto* remove = std::get_if<DeleteNamespace>(&operation.request);
+    const bool purges = remove != nullptr && remove->purge;
+    const auto* update = std::get_if<UpdateNamespace>(&operation.request);
+    const bool seals = update != nullptr && update->is_secret == true;
+    auto item = std::make_unique<OperationItem>(std::move(operation), std::move(ticket));
+    if (purges) {
+        item->then = [this](Ticket rest, Result<Reply>, NamespaceId ns) { maintenance_.purge(ns, std::move(rest)); };
+    } else if (seals) {
+        item->then = [this](Ticket rest, Result<Reply> reply, NamespaceId) {
+            rest.answer(std::move(reply));
+            maintenance_.hurry();
+        };
+    }
+    commits_.submit(std::move(item), !waits);
+}
+
+// An operation that is wrong in itself: recorded, then answered.
+void Store::Impl::refuse(Operation operation, Ticket ticket, Error error, bool waits) {
+    auto now = storage_->now();
+    auto item = std::make_unique<ReadItem>(std::move(operation), std::move(ticket), !waits);
+    item->audit.push_back(failure_record(item->operation, error, now ? *now : Time{}, nullptr));
+    item->reply = std::move(error);
+    reads_.release(std::move(item));
+}
+
+Result<Reply> Store::Impl::wait(const Actor& actor, Request request) {
+    if (in_completion) return Error{Errc::invalid_state, "A completion must not wait for another operation; submit it."};
+    std::atomic<bool> is_done{false};
+    Result<Reply> outcome = Reply(Done{});
+    start(actor, std::move(request), [&](Result<Reply> reply) {
+        outcome = std::move(reply);
+        is_done.store(true, std::memory_order_release);
+        commits_.wake_waiters();
+    }, true);
+    commits_.lead_until(is_done);
+    return outcome;
+}
+
+StoreStats Store::Impl::stats() const {
+    StoreStats stats;
+    const CommitQueue::Stats commits = commits_.stats();
+    stats.group_sizes = commits.group_sizes;
+    stats.groups = commits.groups;
+    stats.operations = commits.operations;
+    stats.commit_microseconds = commits.microseconds;
+    stats.groups_halved = commits.halved;
+    stats.outcomes_unknown = commits.unknown;
+    stats.audit_rows = commits.audit_rows;
+    stats.queued = commits.queued;
+    const ReadQueue::Stats reads = reads_.stats();
+    stats.read_group_sizes = reads.group_sizes;
+    stats.read_groups = reads.groups;
+    stats.reads = reads.reads;
+    stats.denials = denials_.load(std::memory_order_relaxed);
+    stats.integrity_failures = integrity_failures_.load(std::memory_order_relaxed);
+    stats.overloaded = overloaded_.load(std::memory_order_relaxed);
+    stats.expired_entries = maintenance_.expired();
+    stats.bytes_in_flight = in_flight_.bytes.load(std::memory_order_relaxed);
+    stats.storage = storage_->stats();
+    return stats;
+}
+
+Result<void> Store::Impl::ready() {
+    if (is_stopping_.load(std::memory_order_relaxed)) return Error{Errc::shutting_down, "The store is shutting down."};
+    KV_TRY([[maybe_unused]] const auto meta, storage_->get_meta());
+    return commits_.last_failure();
+}
+
+void Store::Impl::stop() {
+    std::lock_guard lock(stop_mutex_);
+    if (is_stopped_) return;
+    is_stopping_.store(true, std::memory_order_relaxed);
+    for (auto left = in_flight_.operations.load(); left != 0; left = in_flight_.operations.load()) {
+        in_flight_.operations.wait(left);
+    }
+    maintenance_.stop();
+    reads_.stop();
+    commits_.stop();
+    is_stopped_ = true;
+}
+
+// ---- Store ----
+
+Client::~Client() = default;
+Store::Store(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+Store::~Store() = default;
+
+Result<std::unique_ptr<Store>> Store::open(std::unique_ptr<Storage> storage, Options options) {
+    return open(nullptr, std::move(storage), std::move(options));
+}
+
+Result<std::unique_ptr<Store>> Store::open(std::unique_ptr<Clock> clock, std::unique_ptr<Storage> storage, Options options) {
+    KV_CHECK(check_limits(options.limits));
+    if (!options.keys) return Error{Errc::invalid_request, "A store needs Options::keys: the master key."};
+    KV_TRY(const SecretBytes master_key, options.keys->master_key());
+    KV_TRY(const CryptoBackend backend, crypto::select_backend(options.crypto));
+    KV_TRY(std::vector<KeyRow> stored, storage->internal_keys());
+    KV_TRY(const Time now, storage->now());
+    KV_TRY(auto keys, crypto::Keyring::open(master_key, backend, std::move(stored), now));
+    KV_TRY(std::string epoch, initialise(*storage, *keys));
+    auto impl = std::make_unique<Impl>(std::move(clock), std::move(storage), std::move(options), std::move(keys), std::move(epoch));
+    return std::unique_ptr<Store>(new Store(std::move(impl)));
+}
+
+void Store::submit(Actor actor, Request request, Completion done) {
+    impl_->start(std::move(actor), std::move(request), std::move(done), false);
+}
+
+Result<Reply> Store::wait(const Actor& actor, Request request) { return impl_->wait(actor, std::move(request)); }
+const std::string& Store::epoch() const noexcept { return impl_->epoch_; }
+const std::string& Store::key_id() const noexcept { return impl_->keys_->key_id(); }
+std::string_view Store::crypto_backend() const noexcept {
+    return impl_->keys_->backend() == CryptoBackend::libsodium ? "libsodium" : "openssl";
+}
+StoreStats Store::stats() const { return impl_->stats(); }
+AuditHead Store::audit_head() const { return impl_->commits_.head(); }
+Result<void> Store::ready() const { return impl_->ready(); }
+Result<bool> Store::run_maintenance() { return impl_->maintenance_.run_round(); }
+void Store::stop() { impl_->stop(); }
+
+Result<std::unique_ptr<Store>> open(std::string_view uri, Options options) {
+    std::unique_ptr<Clock> own_clock;
+    if (options.clock == nullptr) own_clock = make_system_clock();
+    Clock& clock = options.clock != nullptr ? *options.clock : *own_clock;
+    std::unique_ptr<Storage> storage;
+    if (uri == "memory:") {
+        storage = make_memory_storage(clock);
+        if (!options.keys) options.keys = make_fixed_key(generate_master_key());
+    } else if (uri.starts_with("sqlite:") && uri.size() > 7) {
+        if (!options.keys) return Error{Errc::invalid_request, "A store needs Options::keys: the master key."};
+        SqliteOptions sqlite;
+        sqlite.path = uri.substr(7);
+        sqlite.readers = options.readers;
+        KV_TRY(storage, open_sqlite_storage(sqlite, clock));
+    } else {
+        Error error{Errc::invalid_request, "A storage is \"sqlite:PATH\" or \"memory:\"."};
+        error.field = "storage";
+        return error;
+    }
+    return Store::open(std::move(own_clock), std::move(storage), std::move(options));
+}
+
+}  // namespace kv

@@ -44,7 +44,7 @@ public:
         in_completion = outer;
         done_ = nullptr;
         in_flight->bytes.fetch_sub(bytes_, std::memory_order_relaxed);
-        in_flight->operations.fetch_sub(1, std::memory_order_release);
+        if (in_flight->operations.fetch_sub(1, std::memory_order_release) == 1) in_flight->operations.notify_all();
     }
 
 private:

@@ -151,8 +151,8 @@ public:
     const Error& error() const& noexcept { return *std::get_if<1>(&state_); }
     Error&& error() && noexcept { return std::move(*std::get_if<1>(&state_)); }
 
-    friend bool operator==(const Result& result, Errc code) noexcept {
-        return !result.has_value() && result.error().code == code;
+    friend bool operator==(const Result& result, Errc wanted) noexcept {
+        return !result.has_value() && result.error().code == wanted;
     }
 
 private:
@@ -179,8 +179,8 @@ public:
     const Error& error() const& noexcept { return *error_; }
     Error&& error() && noexcept { return std::move(*error_); }
 
-    friend bool operator==(const Result& result, Errc code) noexcept {
-        return !result.has_value() && result.error().code == code;
+    friend bool operator==(const Result& result, Errc wanted) noexcept {
+        return !result.has_value() && result.error().code == wanted;
     }
 
 private:

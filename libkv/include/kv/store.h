@@ -15,6 +15,10 @@
 namespace kv {
 
 class BoundNamespace;
+class Store;
+
+// Opens "sqlite:PATH" or "memory:" (PostgreSQL: a build with it). Errc::invalid_request for another scheme.
+KV_EXPORT Result<std::unique_ptr<Store>> open(std::string_view uri, Options options);
 
 using Completion = std::function<void(Result<Reply>)>;
 
@@ -103,11 +107,11 @@ public:
 private:
     class Impl;
     explicit Store(std::unique_ptr<Impl> impl);
+    // With a clock of the store's own, which the storage borrows.
+    static Result<std::unique_ptr<Store>> open(std::unique_ptr<Clock> clock, std::unique_ptr<Storage> storage, Options options);
+    friend KV_EXPORT Result<std::unique_ptr<Store>> open(std::string_view uri, Options options);
     std::unique_ptr<Impl> impl_;
 };
-
-// Opens "sqlite:PATH" or "memory:" (PostgreSQL: a build with it). Errc::invalid_request for another scheme.
-KV_EXPORT Result<std::unique_ptr<Store>> open(std::string_view uri, Options options);
 
 // BoundNamespace is the short way: one namespace, one actor, plain C++ types. It borrows its client.
 //

@@ -1,0 +1,97 @@
+#include "operation_item.h"
+
+#include "plan_parts.h"
+
+namespace kv {
+namespace {
+
+constexpr std::size_t shared_bulk_items_max = 100;  // a larger bulk is a group of its own
+constexpr std::size_t shared_bytes_max = 256u << 10;
+
+std::size_t items_of(const Request& request) {
+    if (auto* set = std::get_if<BulkSet>(&request)) return set->entries.size();
+    if (auto* remove = std::get_if<BulkDelete>(&request)) return remove->keys.size();
+    return 1;
+}
+
+bool is_about_namespace(const Request& request) {
+    return std::holds_alternative<CreateNamespace>(request) || std::holds_alternative<UpdateNamespace>(request) ||
+           std::holds_alternative<DeleteNamespace>(request) || std::holds_alternative<RestoreNamespace>(request);
+}
+
+// The namespace that add_name_needs() and a purge start from.
+const NamespaceRow* named_namespace(const Request& request, Overlay& overlay) {
+    const NamespaceState* ns = nullptr;
+    if (auto* update = std::get_if<UpdateNamespace>(&request)) ns = overlay.find_namespace(update->ns);
+    if (auto* remove = std::get_if<DeleteNamespace>(&request)) ns = overlay.find_namespace(remove->ns);
+    if (auto* restore = std::get_if<RestoreNamespace>(&request)) ns = overlay.find_namespace(NamespaceRef(restore->ns));
+    return ns != nullptr ? &ns->row : nullptr;
+}
+
+}  // namespace
+
+OperationItem::OperationItem(Operation operation, Ticket ticket)
+    : operation_(std::move(operation)), ticket_(std::move(ticket)) {
+    bytes = request_bytes(operation_.request);
+    operations = items_of(operation_.request);
+    is_alone = is_about_namespace(operation_.request) || operations > shared_bulk_items_max ||
+               (operations > 1 && bytes > shared_bytes_max);
+    must_be_first = std::holds_alternative<RollbackEntry>(operation_.request);
+}
+
+void OperationItem::add_needs(Needs& needs) const { kv::add_needs(operation_.request, needs); }
+
+void OperationItem::add_more_needs(Overlay& overlay, Needs& needs) const {
+    if (const NamespaceRow* ns = named_namespace(operation_.request, overlay)) {
+        add_name_needs(operation_.request, *ns, needs);
+    }
+}
+
+// What planning needs and may not do itself: draw a data key, open the value a rollback restores.
+Result<void> OperationItem::prepare(GroupContext& context) {
+    if (auto* update = std::get_if<UpdateNamespace>(&operation_.request)) {
+        const NamespaceState* ns = context.overlay.find_namespace(update->ns);
+        if (ns != nullptr && update->is_secret == true && !ns->row.is_secret) {
+            KV_TRY(operation_.data_key, context.vault.keys().make_data_key(ns->row.id, ns->row.application_id,
+                                                                           ns->row.key_generation + 1, context.plan.now));
+        }
+    }
+    if (auto* rollback = std::get_if<RollbackEntry>(&operation_.request)) {
+        NamespaceState* ns = context.overlay.find_namespace(rollback->ns);
+        if (ns == nullptr || !ns->is_intact) return {};
+        EntryState& entry = context.overlay.entry(*ns, rollback->key_path);
+        if (entry.picked && !entry.picked->is_tombstone) {
+            operation_.opened = context.vault.open(context.storage, ns->row, rollback->key_path, *entry.picked);
+        }
+    }
+    return {};
+}
+
+Result<void> OperationItem::plan(GroupContext& context) {
+    if (rejection_) {
+        context.audit.push_back(failure_record(operation_, *rejection_, context.plan.now, nullptr));
+        reply_ = *rejection_;
+        return {};
+    }
+    KV_CHECK(prepare(context));
+    Planned planned = plan_write(operation_, context.overlay, context.plan);
+    for (const SealJob& job : planned.seals) {
+        KV_CHECK(context.vault.seal(context.storage, job.ns->row, job.entry->row, job.plaintext->reveal()));
+    }
+    for (AuditRecord& record : planned.audit) context.audit.push_back(std::move(record));
+    reply_ = std::move(planned.reply);
+    if (const NamespaceRow* ns = named_namespace(operation_.request, context.overlay)) found_ = ns->id;
+    return {};
+}
+
+void OperationItem::finish(const Result<void>& committed) noexcept {
+    if (!committed) {
+        ticket_.answer(committed.error());
+    } else if (then && reply_ && found_) {
+        then(std::move(ticket_), std::move(reply_), *found_);
+    } else {
+        ticket_.answer(std::move(reply_));
+    }
+}
+
+}  // namespace kv

@@ -1,0 +1,35 @@
+#pragma once
+#include <functional>
+#include <optional>
+
+#include "commit_queue.h"
+#include "operation.h"
+#include "ticket.h"
+
+namespace kv {
+
+// A write on its way through a commit group.
+class OperationItem final : public GroupItem {
+public:
+    OperationItem(Operation operation, Ticket ticket);
+
+    // Instead of answering at once when it succeeded: the duty to answer goes on.
+    std::function<void(Ticket, Result<Reply>, NamespaceId)> then;
+
+    void add_needs(Needs& needs) const override;
+    void add_more_needs(Overlay& overlay, Needs& needs) const override;
+    Result<void> plan(GroupContext& context) override;
+    void reject(Error error) override { rejection_ = std::move(error); }
+    void finish(const Result<void>& committed) noexcept override;
+
+private:
+    Result<void> prepare(GroupContext& context);
+
+    Operation operation_;
+    Ticket ticket_;
+    Result<Reply> reply_ = Reply(Done{});
+    std::optional<Error> rejection_;
+    std::optional<NamespaceId> found_;
+};
+
+}  // namespace kv

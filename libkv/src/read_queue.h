@@ -1,0 +1,103 @@
+#pragma once
+#include <array>
+#include <condition_variable>
+#include <deque>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+#include "commit_queue.h"
+#include "kv/options.h"
+#include "kv/storage.h"
+#include "operation.h"
+#include "ticket.h"
+#include "vault.h"
+
+namespace kv {
+
+// One read on its way: what it answers is released when its audit rows are committed.
+struct ReadItem {
+    ReadItem() = default;
+    ReadItem(Operation what, Ticket whose, bool wakes)
+        : operation(std::move(what)), ticket(std::move(whose)), wakes_lane(wakes) {}
+
+    Operation operation;
+    Ticket ticket;
+    bool wakes_lane = true;  // false: the caller will lead the commit of its audit rows
+
+    Result<Reply> reply = Reply(Done{});
+    std::vector<AuditRecord> audit;
+    bool audit_may_wait = false;  // deferred read audit: answered before its rows are committed
+};
+
+// Carries out single reads against a storage: finds rows, judges, opens, and says what to record. Stateless but for
+// what it borrows. Threads: any.
+class Reader {
+public:
+    struct Settings {
+        std::string epoch;
+        const Limits* limits = nullptr;
+        ReadAudit read_audit = ReadAudit::durable;
+    };
+    Reader(Storage& storage, const Vault& vault, Settings settings);
+
+    // Point reads of one batch share one find(); everything else is done by itself.
+    void run(std::vector<std::unique_ptr<ReadItem>>& batch) const;
+    static bool is_point_read(const Request& request);
+
+private:
+    class Run;
+    Storage& storage_;
+    const Vault& vault_;
+    const Settings settings_;
+};
+
+// ReadQueue lets callers read on their own threads, up to `readers` at a time; what arrives beyond that waits and is
+// read as a group by whoever finishes first. Scans that a caller did not wait for go to threads of the queue's own,
+// so that an event loop is never held up by one.
+//
+// Threads: any.
+class ReadQueue {
+public:
+    // Borrows reader and commits.
+    ReadQueue(const Reader& reader, CommitQueue& commits, std::size_t readers);
+    ~ReadQueue();
+
+    // `here`: on the calling thread, whatever it is.
+    void submit(std::unique_ptr<ReadItem> item, bool here);
+    // Records and answers an item that was refused before it was read: its reply and audit rows are there already.
+    void release(std::unique_ptr<ReadItem> item);
+    void stop();
+
+    struct Stats {
+        std::array<std::uint64_t, 11> group_sizes{};
+        std::uint64_t groups = 0;
+        std::uint64_t reads = 0;
+    };
+    Stats stats() const;
+
+private:
+    using Batch = std::vector<std::unique_ptr<ReadItem>>;
+    void lead(Batch batch);
+    void run_batch(Batch batch);
+    void record(Batch batch);
+    bool next_batch(Batch& batch);
+    void work();
+
+    const Reader& reader_;
+    CommitQueue& commits_;
+    const std::size_t readers_;
+
+    mutable std::mutex mutex_;
+    std::condition_variable work_;
+    std::deque<std::unique_ptr<ReadItem>> waiting_;  // point reads that found all readers busy
+    std::deque<std::unique_ptr<ReadItem>> scans_;
+    std::size_t leaders_ = 0;
+    bool is_stopping_ = false;
+    Stats stats_;
+    std::vector<std::thread> threads_;
+};
+
+}  // namespace kv
