@@ -1,6 +1,6 @@
 #include "cursor.h"
 
-#include <algorithm>
+#include <optional>
 
 #include "bytes.h"
 #include "text.h"

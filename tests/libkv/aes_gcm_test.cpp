@@ -3,6 +3,9 @@
 #include <doctest/doctest.h>
 
 #include <atomic>
+#include <cstdio>
+#include <fstream>
+#include <memory>
 #include <set>
 #include <string>
 #include <thread>
@@ -48,6 +51,20 @@ std::string open(const AesGcm& aes, std::string_view associated, std::string_vie
     if (aes.open(nonce, associated, sealed, plaintext.data())) return plaintext;
     CHECK(plaintext == std::string(plaintext.size(), '\0'));
     return "refused";
+}
+
+// The kernel's flags ("rd wr lo dd ...") of the mapping that holds `address`; empty if it does not tell.
+std::string mapping_flags(const void* address) {
+    const auto wanted = reinterpret_cast<unsigned long>(address);
+    std::ifstream maps("/proc/self/smaps");
+    bool is_inside = false;
+    for (std::string line; std::getline(maps, line);) {
+        unsigned long from = 0;
+        unsigned long to = 0;
+        if (std::sscanf(line.c_str(), "%lx-%lx ", &from, &to) == 2) is_inside = from <= wanted && wanted < to;
+        if (is_inside && line.starts_with("VmFlags:")) return line.substr(8) + " ";
+    }
+    return {};
 }
 
 char flipped(char byte, int bit) { return static_cast<char>(byte ^ (1 << bit)); }
@@ -203,4 +220,10 @@ TEST_CASE("key slots are aligned, apart from each other, and wiped before they a
     KeySlot again;
     CHECK(places.count(again.data()) == 1);
     CHECK(std::all_of(again.data(), again.data() + key_slot_bytes, [](std::uint8_t byte) { return byte == 0; }));
+}
+
+TEST_CASE("key slots are left out of core dumps") {
+    KeySlot slot;
+    const std::string flags = mapping_flags(slot.data());
+    if (!flags.empty()) CHECK(flags.find(" dd ") != std::string::npos);
 }

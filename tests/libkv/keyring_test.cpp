@@ -160,7 +160,11 @@ TEST_CASE("a master key that is not 32 bytes is refused") {
 }
 
 TEST_CASE("a changed key row stops the start, whichever member was changed") {
-    const std::vector<std::pair<std::string, std::function<void(KeyRow&)>>> changes = {
+    struct Change {
+        std::string member;
+        std::function<void(KeyRow&)> apply;
+    };
+    const std::vector<Change> changes = {
         {"namespace", [](KeyRow& row) { row.ns = id(1); }},
         {"generation", [](KeyRow& row) { row.generation = 2; }},
         {"application", [](KeyRow& row) { row.application_id = "billing"; }},
@@ -169,11 +173,11 @@ TEST_CASE("a changed key row stops the start, whichever member was changed") {
         {"wrap cut", [](KeyRow& row) { row.wrap.pop_back(); }},
         {"wrap lengthened", [](KeyRow& row) { row.wrap.push_back('x'); }},
     };
-    for (const auto& [name, change] : changes) {
+    for (const Change& change : changes) {
         for (KeyPurpose purpose : {KeyPurpose::canary, KeyPurpose::audit, KeyPurpose::row_mac, KeyPurpose::token, KeyPurpose::cursor}) {
-            CAPTURE(name);
+            CAPTURE(change.member);
             Fixture store;
-            change(store.row(purpose));
+            change.apply(store.row(purpose));
             CHECK(store.reopen() == Errc::integrity);
         }
     }

@@ -88,7 +88,11 @@ TEST_CASE("a cut or lengthened record does not open") {
 }
 
 TEST_CASE("a record does not open in any other place than its own") {
-    const std::vector<std::pair<std::string, std::function<void(SealContext&)>>> moves = {
+    struct Move {
+        std::string what;
+        std::function<void(SealContext&)> apply;
+    };
+    const std::vector<Move> moves = {
         {"generation", [](SealContext& context) { context.generation = 3; }},
         {"namespace", [](SealContext& context) { context.ns = id(9); }},
         {"entry", [](SealContext& context) { context.entry_id = id(9); }},
@@ -102,10 +106,10 @@ TEST_CASE("a record does not open in any other place than its own") {
     for (CryptoBackend backend : backends()) {
         auto key = some_key(backend);
         const std::string record = seal_value(*key, some_context(), "hunter2").value();
-        for (const auto& [name, move] : moves) {
-            CAPTURE(name);
+        for (const Move& move : moves) {
+            CAPTURE(move.what);
             SealContext context = some_context();
-            move(context);
+            move.apply(context);
             CHECK(open_value(*key, context, record) == Errc::integrity);
         }
         CHECK(open_value(*key, some_context(), record).value().reveal() == "hunter2");
