@@ -22,8 +22,9 @@ using Nonce = std::array<std::uint8_t, nonce_bytes>;
 // backend cannot run on this CPU, or if the self-test fails. Call before any AesGcm is made.
 Result<CryptoBackend> select_backend(CryptoBackend wanted);
 
-// AES-256-GCM (NIST SP 800-38D) with one key, expanded once. The key schedule lives in guarded, locked memory left out
-// of core dumps. Nonces are the caller's: random, 96 bits, never twice.
+// AES-256-GCM (NIST SP 800-38D) with one key, expanded once. The key lives in guarded, locked memory left out of core
+// dumps; OpenSSL alone keeps its expanded form on the heap, and wipes it. Nonces are the caller's: random, 96 bits,
+// never twice.
 //
 // Threads: any, at the same time.
 class AesGcm {

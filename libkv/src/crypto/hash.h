@@ -1,6 +1,7 @@
 #pragma once
 #include <array>
 #include <cstdint>
+#include <initializer_list>
 #include <span>
 #include <string_view>
 
@@ -14,6 +15,9 @@ using Key = std::array<std::uint8_t, 32>;
 Mac blake2b(std::string_view data);
 // Keyed BLAKE2b-256 over the parts one after the other.
 Mac blake2b_keyed(std::span<const std::uint8_t, 32> key, std::initializer_list<std::string_view> parts);
+// BLAKE2b-256 of `data` keyed by a public name of 1 to 32 characters, so that equal data hashed for another purpose gives
+// another hash.
+Mac blake2b_named(std::string_view name, std::string_view data);
 // In constant time.
 bool equal(std::span<const std::uint8_t> a, std::span<const std::uint8_t> b);
 
