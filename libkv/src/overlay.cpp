@@ -26,7 +26,10 @@ void Overlay::add_entry(Found found, const std::string& key_path, bool has_value
     if (!found.ns) return;
     auto [at, is_new] = entries_.try_emplace({found.ns->id, key_path});
     EntryState& state = at->second;
-    if (is_new && found.entry) {
+    if (is_new && !found.entry) {
+        state.row.ns = found.ns->id;
+        state.row.key_path = key_path;
+    } else if (is_new) {
         state.row = std::move(*found.entry);
         state.exists = true;
         state.has_history = found.has_history;
