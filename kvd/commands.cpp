@@ -1,0 +1,95 @@
+#include "kvd/commands.h"
+
+#include <cstdio>
+#include <utility>
+
+#include "json/json.h"
+#include "kvd/files.h"
+#include "kvd/framing.h"
+#include "text.h"
+
+namespace kvd {
+namespace {
+
+constexpr std::size_t root_token_bytes_min = 32;
+
+kv::Error missing(std::string what) { return {kv::Errc::invalid_request, std::move(what)}; }
+
+int fail(ExitCode code, const std::string& message) {
+    std::fprintf(stderr, "kvd: %s\n", message.c_str());
+    return code;
+}
+
+kv::Result<kv::SecretBytes> load_key(const Settings& settings, const SecretVariables& variables) {
+    if (variables.master_key && variables.master_key_file) return missing("both KV_MASTER_KEY and KV_MASTER_KEY_FILE are set: unset one");
+    if (variables.master_key_file) return kv::read_master_key_file(*variables.master_key_file);
+    if (variables.master_key) return kv::parse_master_key(variables.master_key->reveal());
+    if (settings.dev) {
+        if (settings.storage != "memory:")
+            return missing("--dev would make up a key that opens " + settings.storage + " only once: set KV_MASTER_KEY, or leave --storage out");
+        return kv::generate_master_key();
+    }
+    return missing(
+        "no master key: make one with `kvd keygen --out FILE`, keep a copy of it in a safe place, and set KV_MASTER_KEY_FILE=FILE "
+        "(or put the key itself into KV_MASTER_KEY)");
+}
+
+kv::Result<std::optional<TokenHash>> root_hash(const SecretVariables& variables) {
+    if (!variables.root_token) return std::optional<TokenHash>();
+    const std::string_view token = variables.root_token->reveal();
+    if (token.size() < root_token_bytes_min || !is_visible_ascii(token))
+        return missing("KVD_ROOT_TOKEN must be 32 visible ASCII characters or more");
+    return std::optional<TokenHash>(hash_token(token));
+}
+
+}  // namespace
+
+kv::Result<ServeSecrets> load_secrets(const Settings& settings, SecretVariables variables) {
+    ServeSecrets secrets;
+    KV_TRY(kv::SecretBytes key, load_key(settings, variables));
+    secrets.keys = kv::make_fixed_key(std::move(key));
+
+    TokenStore::Source source{.path = settings.tokens, .root_token = {}};
+    KV_TRY(source.root_token, root_hash(variables));
+    if (settings.dev && !source.root_token) {
+        secrets.dev_token = generate_token();
+        source.root_token = hash_token(secrets.dev_token.reveal());
+    }
+    KV_TRY(secrets.tokens, TokenStore::open(std::move(source)));
+    if (secrets.tokens->usable() == 0)
+        return missing("nobody could log in: set KVD_ROOT_TOKEN (32 characters or more), or name a file with --tokens whose lines `kvd token` makes");
+    return secrets;
+}
+
+int run_keygen(const Command& command) {
+    const kv::SecretBytes key = kv::generate_master_key();
+    std::string text = kv::base64_encode(key.reveal()) + "\n";
+    int code = exit_ok;
+    if (command.out.empty()) {
+        if (std::fputs(text.c_str(), stdout) < 0 || std::fflush(stdout) != 0) code = fail(exit_internal, "cannot write to stdout");
+    } else if (const auto written = write_secret_file(command.out, text); !written) {
+        code = fail(exit_config, written.error().message);
+    }
+    kv::json::wipe(text);
+    if (code == exit_ok) std::fprintf(stderr, "kvd: key id %s; without this key no secret can be read: keep a copy\n", kv::master_key_id(key).c_str());
+    return code;
+}
+
+int run_token(const Command& command) {
+    std::vector<std::string> grants;
+    for (const std::string& grant : command.grants) {
+        auto parsed = parse_grant(grant);
+        if (!parsed) return fail(exit_usage, parsed.error().message);
+        grants.push_back(*std::move(parsed));
+    }
+    const kv::SecretBytes token = generate_token();
+    const std::string line = token_line(command.user, hash_token(token.reveal()), command.expires_at, grants);
+    // What we print, the server must read.
+    if (const auto table = TokenTable::parse("[" + line + "]"); !table) return fail(exit_usage, table.error().message);
+    std::fprintf(stdout, "%.*s\n%s\n", static_cast<int>(token.size()), token.reveal().data(), line.c_str());
+    if (std::fflush(stdout) != 0) return fail(exit_internal, "cannot write to stdout");
+    std::fputs("kvd: the first line is the token, shown only now; the second goes into the array of the tokens file\n", stderr);
+    return exit_ok;
+}
+
+}  // namespace kvd

@@ -1,1 +1,185 @@
-int main() { return 0; }
+#include <sys/prctl.h>
+#include <sys/resource.h>
+
+#include <algorithm>
+#include <csignal>
+#include <cstdio>
+#include <exception>
+#include <thread>
+#include <variant>
+
+#include "kv/store.h"
+#include "kv/version.h"
+#include "kvd/commands.h"
+#include "kvd/config.h"
+#include "kvd/files.h"
+#include "kvd/log.h"
+#include "kvd/metrics.h"
+#include "kvd/server.h"
+#include "kvd/service.h"
+#include "kvd/session.h"
+#include "text.h"
+
+namespace kvd {
+namespace {
+
+int fail(ExitCode code, const std::string& message) {
+    std::fprintf(stderr, "kvd: %s\n", message.c_str());
+    return code;
+}
+
+// No core file and no /proc entry of ours may show what is in memory; and a peer that went away is no reason to die.
+void harden_process() {
+    const rlimit none{0, 0};
+    setrlimit(RLIMIT_CORE, &none);
+    prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
+    std::signal(SIGPIPE, SIG_IGN);
+}
+
+SessionLimits session_limits(const Settings& settings) {
+    SessionLimits limits;
+    limits.framing.head_bytes_max = settings.header_bytes_max;
+    limits.framing.target_bytes_max = settings.target_bytes_max;
+    limits.idle_timeout = settings.idle_timeout;
+    limits.header_timeout = settings.header_timeout;
+    limits.body_timeout = settings.body_timeout;
+    limits.write_timeout = settings.write_timeout;
+    limits.bytes_per_second_min = settings.bytes_per_second_min;
+    limits.body_bytes_in_flight_max = settings.body_bytes_in_flight_max;
+    return limits;
+}
+
+Server::Options server_options(const Settings& settings) {
+    Server::Options options;
+    options.threads = settings.threads != 0 ? settings.threads : std::max(1u, std::thread::hardware_concurrency());
+    options.connections_max = settings.connections_max;
+    options.drain_timeout = settings.drain_timeout;
+    options.logs_requests = settings.access_log;
+    return options;
+}
+
+void warn_of_open_files(const Settings& settings, const std::string& key_file, Log& log) {
+    for (const std::string& path : {settings.tokens, key_file})
+        if (!path.empty() && is_open_to_others(path)) log.warning("a file of secrets is open to other users: chmod 600", {{"file", path}});
+}
+
+void log_audit_head(const kv::Store& store, Log& log) {
+    const kv::AuditHead head = store.audit_head();
+    const std::string_view mac(reinterpret_cast<const char*>(head.mac.data()), head.mac.size());
+    log.info("audit-head", {{"stream", head.stream.to_string()}, {"sequence", std::to_string(head.sequence)}, {"mac", kv::hex_encode(mac)}});
+}
+
+void reload_tokens(TokenStore& tokens, Metrics& metrics, Log& log) {
+    metrics.token_reloads.fetch_add(1, std::memory_order_relaxed);
+    if (const auto reloaded = tokens.reload(); !reloaded) {
+        metrics.token_reload_failures.fetch_add(1, std::memory_order_relaxed);
+        log.error("the tokens file does not read; the old one stays", {{"reason", reloaded.error().message}});
+        return;
+    }
+    log.info("the tokens file was read again", {{"usable", std::to_string(tokens.usable())}});
+}
+
+// Exit code of a store that does not open.
+ExitCode exit_code_of(kv::Errc code) {
+    switch (code) {
+        case kv::Errc::wrong_key:
+        case kv::Errc::invalid_request:
+        case kv::Errc::locked:
+        case kv::Errc::newer_schema:
+        case kv::Errc::unsupported: return exit_config;
+        default: return exit_internal;
+    }
+}
+
+// Announced only when a request would be served: the port may have been picked by the system.
+void announce(const Endpoint& api, const kv::SecretBytes& dev_token) {
+    if (!dev_token.empty())
+        std::fprintf(stderr, "kvd: --dev: not for production. Everything is in memory, and this token may do anything:\n%.*s\n",
+                     static_cast<int>(dev_token.size()), dev_token.reveal().data());
+    std::fprintf(stdout, "kvd: listening on %s\n", api.url().c_str());
+    std::fflush(stdout);
+}
+
+int serve(const Settings& settings, SecretVariables variables) {
+    const std::string key_file = variables.master_key_file.value_or(std::string());
+    auto secrets = load_secrets(settings, std::move(variables));
+    if (!secrets) return fail(exit_config, secrets.error().message);
+    if (settings.check_config) return fail(exit_ok, "the configuration is good");
+
+    Log log(settings.log_level, settings.log_format);
+    warn_of_open_files(settings, key_file, log);
+    Metrics metrics;
+    const SessionLimits limits = session_limits(settings);
+    Server server(server_options(settings), limits, metrics, log);
+
+    kv::Options options = settings.store;
+    options.keys = secrets->keys;
+    options.log = [&log](kv::LogLevel level, std::string_view message) { log.write(level, message); };
+    auto store = kv::open(settings.storage, std::move(options));
+    if (!store) return fail(exit_code_of(store.error().code), settings.storage + ": " + store.error().message);
+    kv::Store& kv = **store;
+    metrics.set_store({KV_VERSION, kv.key_id(), std::string(kv.crypto_backend())}, [&kv] { return kv.stats(); });
+
+    std::atomic<bool> draining{false};
+    const Health health([&kv, &draining]() -> kv::Result<void> {
+        if (draining.load(std::memory_order_relaxed)) return kv::Error{kv::Errc::shutting_down, "kvd is shutting down"};
+        return kv.ready();
+    });
+    Router router(kv);
+    ApiService api(router, *secrets->tokens, health, settings.limits);
+    AdminService admin(metrics, health);
+    const auto listening = server.listen(*Endpoint::parse(settings.listen), api);
+    if (!listening) return fail(exit_config, listening.error().message);
+    if (settings.admin_listen != "off") {
+        const auto admin_listening = server.listen_admin(*Endpoint::parse(settings.admin_listen), admin);
+        if (!admin_listening) return fail(exit_config, admin_listening.error().message);
+        log.info("metrics and health", {{"url", admin_listening->url()}});
+    }
+    log.info("serving", {{"version", KV_VERSION}, {"storage", settings.storage.substr(0, settings.storage.find(':'))},
+                         {"keyId", kv.key_id()}, {"crypto", std::string(kv.crypto_backend())}});
+    announce(*listening, secrets->dev_token);
+    secrets->dev_token.reset();
+
+    const bool was_clean = server.run({.on_hangup = [&] { reload_tokens(*secrets->tokens, metrics, log); },
+                                       .on_drain =
+                                           [&] {
+                                               log.info("stopping: finishing what is in flight");
+                                               draining.store(true, std::memory_order_relaxed);
+                                           },
+                                       .on_minute = [&] { log_audit_head(kv, log); }});
+    if (!was_clean) log.warning("some requests took too long and were cut off");
+    kv.stop();
+    server.stop();
+    log_audit_head(kv, log);
+    log.info("stopped");
+    return exit_ok;
+}
+
+int run(const std::vector<std::string>& arguments) {
+    SecretVariables secrets = SecretVariables::take();
+    auto parsed = parse_command(arguments, read_environment());
+    if (const auto* error = std::get_if<ConfigError>(&parsed)) return fail(error->code, error->message);
+    const Command& command = std::get<Command>(parsed);
+    switch (command.kind) {
+        case Command::Kind::print: std::fputs(command.text.c_str(), stdout); return exit_ok;
+        case Command::Kind::keygen: return run_keygen(command);
+        case Command::Kind::token: return run_token(command);
+        case Command::Kind::serve: break;
+    }
+    return serve(command.settings, std::move(secrets));
+}
+
+}  // namespace
+}  // namespace kvd
+
+int main(int argc, char** argv) {
+    kvd::harden_process();
+    try {
+        return kvd::run(std::vector<std::string>(argv + std::min(argc, 1), argv + argc));
+    } catch (const std::exception& error) {
+        std::fprintf(stderr, "kvd: internal error: %s\n", error.what());
+    } catch (...) {
+        std::fputs("kvd: internal error\n", stderr);
+    }
+    return kvd::exit_internal;
+}

@@ -1,0 +1,622 @@
+#include "kvd/session.h"
+
+#include <algorithm>
+#include <array>
+#include <boost/asio/buffer.hpp>
+#include <boost/asio/post.hpp>
+#include <boost/uuid/uuid_io.hpp>
+#include <charconv>
+#include <exception>
+#include <utility>
+
+#include "kvd/log.h"
+#include "kvd/metrics.h"
+#include "kvd/worker.h"
+
+namespace kvd {
+namespace {
+
+namespace net = boost::asio;
+using boost::system::error_code;
+using kv::Errc;
+using kv::Error;
+using kv::Result;
+
+// How much is read at once behind a header that may be incomplete, and of a body.
+constexpr std::size_t head_slack_bytes = 4u << 10;
+constexpr std::size_t body_read_bytes = 64u << 10;
+// Bodies up to this size are bounded by the number of connections alone and not counted.
+constexpr std::size_t small_body_bytes = 4u << 10;
+
+std::string_view reason_phrase(unsigned status) {
+    switch (status) {
+        case 200: return "OK";
+        case 201: return "Created";
+        case 202: return "Accepted";
+        case 204: return "No Content";
+        case 304: return "Not Modified";
+        case 400: return "Bad Request";
+        case 401: return "Unauthorized";
+        case 403: return "Forbidden";
+        case 404: return "Not Found";
+        case 405: return "Method Not Allowed";
+        case 408: return "Request Timeout";
+        case 409: return "Conflict";
+        case 411: return "Length Required";
+        case 412: return "Precondition Failed";
+        case 413: return "Content Too Large";
+        case 414: return "URI Too Long";
+        case 415: return "Unsupported Media Type";
+        case 417: return "Expectation Failed";
+        case 429: return "Too Many Requests";
+        case 431: return "Request Header Fields Too Large";
+        case 500: return "Internal Server Error";
+        case 503: return "Service Unavailable";
+        case 504: return "Gateway Timeout";
+        case 507: return "Insufficient Storage";
+        default: return "Status";
+    }
+}
+
+void append_number(std::string& out, std::uint64_t number) {
+    std::array<char, 20> digits;
+    const auto end = std::to_chars(digits.data(), digits.data() + digits.size(), number).ptr;
+    out.append(digits.data(), end);
+}
+
+bool has_content(unsigned status) { return status != 204 && status != 304; }
+
+bool has_header(const HttpResponse& response, std::string_view lower) {
+    return std::any_of(response.headers.begin(), response.headers.end(),
+                       [lower](const auto& header) { return equals_ignoring_case(header.first, lower); });
+}
+
+// What every answer of a status carries, whoever made it.
+void add_status_headers(HttpResponse& response) {
+    if (response.status == 401 && !has_header(response, "www-authenticate"))
+        response.headers.emplace_back("WWW-Authenticate", "Bearer");
+    if (response.status == 503 && !has_header(response, "retry-after")) response.headers.emplace_back("Retry-After", "1");
+}
+
+std::string address_of(const net::ip::tcp::endpoint& endpoint) {
+    const net::ip::address address = endpoint.address();
+    if (address.is_v6() && address.to_v6().is_v4_mapped())
+        return net::ip::make_address_v4(net::ip::v4_mapped, address.to_v6()).to_string();
+    return address.to_string();
+}
+
+thread_local const Worker* worker_of_this_thread = nullptr;
+
+}  // namespace
+
+// ---- Worker ----
+
+Worker::Worker(Metrics& metrics, std::chrono::milliseconds tick) : metrics_(metrics), tick_(tick) {}
+
+// Closed here, sessions whose last handler dies with the context have nothing left to do with the list.
+Worker::~Worker() {
+    while (!sessions_.empty()) {
+        const std::shared_ptr<Session> session = sessions_.back();
+        session->close();
+    }
+}
+
+bool Worker::is_current() const noexcept { return worker_of_this_thread == this; }
+
+void Worker::run() {
+    worker_of_this_thread = this;
+    const auto work = net::make_work_guard(context_);
+    for (;;) {
+        try {
+            context_.run();
+            break;
+        } catch (...) {
+            metrics_.exceptions.fetch_add(1, std::memory_order_relaxed);
+        }
+    }
+    worker_of_this_thread = nullptr;
+}
+
+void Worker::add(std::shared_ptr<Session> session) {
+    session->place = sessions_.size();
+    sessions_.push_back(std::move(session));
+    if (!tick_armed_) arm_tick();
+}
+
+void Worker::remove(const Session& session) noexcept {
+    const std::size_t place = session.place;
+    if (place >= sessions_.size() || sessions_[place].get() != &session) return;
+    // Swapped out first: the session may be destroyed here, and must not find the list half changed.
+    std::swap(sessions_[place], sessions_.back());
+    sessions_[place]->place = place;
+    const std::shared_ptr<Session> removed = std::move(sessions_.back());
+    sessions_.pop_back();
+}
+
+std::string Worker::draw_id() { return boost::uuids::to_string(ids_()); }
+
+void Worker::arm_tick() {
+    tick_armed_ = true;
+    timer_.expires_after(tick_);
+    timer_.async_wait([this](error_code error) {
+        tick_armed_ = false;
+        if (error) return;
+        check_deadlines();
+        if (!sessions_.empty()) arm_tick();
+    });
+}
+
+// Backwards, because a session that is closed leaves the list and the last one takes its place.
+template <class Visit>
+void Worker::for_each_session(Visit visit) {
+    for (std::size_t i = sessions_.size(); i > 0; --i) {
+        if (i > sessions_.size()) continue;
+        const std::shared_ptr<Session> session = sessions_[i - 1];
+        visit(*session);
+    }
+}
+
+void Worker::check_deadlines() {
+    for_each_session([now = std::chrono::steady_clock::now()](Session& session) { session.check_deadline(now); });
+}
+
+void Worker::drain() {
+    net::post(context_, [this] { for_each_session([](Session& session) { session.drain(); }); });
+}
+
+void Worker::close_all() {
+    net::post(context_, [this] { for_each_session([](Session& session) { session.close(); }); });
+}
+
+// ---- Session ----
+
+Session::Session(Socket socket, Worker& worker, SessionContext& context)
+    : socket_(std::move(socket)), worker_(worker), context_(context), scanner_(context.limits.framing) {
+    context_.sessions.fetch_add(1, std::memory_order_relaxed);
+    context_.metrics.connections.fetch_add(1, std::memory_order_relaxed);
+}
+
+Session::~Session() { close(); }
+
+void Session::start() {
+    error_code error;
+    const auto endpoint = socket_.remote_endpoint(error);
+    if (error) return close();  // gone already
+    peer_ = address_of(endpoint);
+    socket_.set_option(net::ip::tcp::no_delay(true), error);
+    socket_.non_blocking(true, error);
+    if (error) return close();
+    worker_.add(shared_from_this());
+    deadline_ = Clock::now() + context_.limits.idle_timeout;
+    run([this] { return step(); });
+}
+
+void Session::close() noexcept {
+    if (phase_ == Phase::closed) return;
+    phase_ = Phase::closed;
+    error_code ignored;
+    socket_.close(ignored);
+    release_body_bytes();
+    context_.metrics.connections.fetch_sub(1, std::memory_order_relaxed);
+    context_.sessions.fetch_sub(1, std::memory_order_release);
+    worker_.remove(*this);
+}
+
+void Session::drain() {
+    if (phase_ == Phase::head && input_.empty()) close();
+}
+
+// Every way into a session goes through here: one thing after the other until an operation is under way, and nothing
+// that is thrown gets further.
+template <class First>
+void Session::run(First first) {
+    const std::shared_ptr<Session> self = shared_from_this();
+    running_ = true;
+    try {
+        for (Step next = first(); next == Step::again;) next = step();
+    } catch (...) {
+        context_.metrics.exceptions.fetch_add(1, std::memory_order_relaxed);
+        context_.log.error("an exception ended a connection");
+        close();
+    }
+    running_ = false;
+}
+
+Session::Step Session::step() {
+    switch (phase_) {
+        case Phase::head: return take_head();
+        case Phase::body: return take_body();
+        case Phase::handling: return await_answer();
+        case Phase::writing: return write_some();
+        case Phase::lingering:
+            input_.consume(input_.view().size());
+            arm_read();
+            return Step::wait;
+        case Phase::closed: break;
+    }
+    return Step::wait;
+}
+
+// ---- reading ----
+
+void Session::arm_read() {
+    const std::size_t capacity_max =
+        phase_ == Phase::head ? context_.limits.framing.head_bytes_max + head_slack_bytes : body_read_bytes;
+    const InputBuffer::Room room = input_.prepare(capacity_max);
+    reading_ = true;
+    socket_.async_read_some(net::buffer(room.data, room.size),
+                            [self = shared_from_this()](error_code error, std::size_t size) {
+                                self->on_read(size, static_cast<bool>(error));
+                            });
+}
+
+void Session::on_read(std::size_t size, bool failed) {
+    reading_ = false;
+    if (phase_ == Phase::closed) return;
+    input_.commit(size);
+    if (std::exchange(timed_out_, false)) return run([this] { return on_timeout(); });
+    if (failed) return close();
+    run([this] { return step(); });
+}
+
+void Session::check_deadline(Clock::time_point now) {
+    if (now < deadline_ || phase_ == Phase::handling || phase_ == Phase::closed) return;
+    if (!reading_) {  // the peer does not take its answer
+        context_.metrics.timeouts.fetch_add(1, std::memory_order_relaxed);
+        return close();
+    }
+    timed_out_ = true;
+    error_code ignored;
+    socket_.cancel(ignored);
+}
+
+Session::Step Session::on_timeout() {
+    const bool is_idle = phase_ == Phase::head && input_.empty();
+    if (is_idle || phase_ == Phase::lingering) {
+        close();
+        return Step::wait;
+    }
+    context_.metrics.timeouts.fetch_add(1, std::memory_order_relaxed);
+    Error error{Errc::request_timeout, "the request did not arrive in time"};
+    if (phase_ == Phase::head) return answer_unheard(error);
+    closing_ = true;
+    return refuse(std::move(error));
+}
+
+Session::Step Session::take_head() {
+    const SessionLimits& limits = context_.limits;
+    const Result<std::size_t> size = scanner_.scan(input_.view());
+    if (!size) {
+        context_.metrics.framing_errors.fetch_add(1, std::memory_order_relaxed);
+        return answer_unheard(size.error());
+    }
+    if (*size == 0) {
+        if (input_.empty()) {
+            if (context_.draining.load(std::memory_order_relaxed)) {
+                close();
+                return Step::wait;
+            }
+            input_.shrink();
+        } else if (!std::exchange(head_begun_, true)) {
+            deadline_ = Clock::now() + limits.header_timeout;
+        }
+        arm_read();
+        return Step::wait;
+    }
+    const Result<Head> head = parse_head(input_.view().substr(0, *size), limits.framing);
+    if (!head) {
+        context_.metrics.framing_errors.fetch_add(1, std::memory_order_relaxed);
+        return answer_unheard(head.error());
+    }
+    return judge(*head, *size);
+}
+
+void Session::read_request(const Head& head) {
+    request_ = HttpRequest();
+    request_.method = head.method;
+    request_.path = head.path;
+    request_.query = head.query;
+    request_.has_query = head.has_query;
+    request_.content_type = head.content_type;
+    request_.accept = head.accept;
+    request_.if_match = head.if_match;
+    request_.if_none_match = head.if_none_match;
+    request_.request_id = head.request_id.empty() ? worker_.draw_id() : std::string(head.request_id);
+    request_.peer = peer_;
+    method_ = head.method;
+    request_id_ = request_.request_id;
+    is_http_1_0_ = head.is_http_1_0;
+}
+
+Session::Step Session::judge(const Head& head, std::size_t head_bytes) {
+    began_ = Clock::now();
+    ++sequence_;
+    closing_ = !head.keeps_alive;
+    read_request(head);
+    verdict_ = context_.service.judge(request_, head.authorization);
+    operation_ = verdict_.operation;
+    std::optional<Error> error = std::move(verdict_.refusal);
+    if (!error && !verdict_.answer) error = judge_body(head);
+
+    // From here on the views of `head` into the buffer are gone; its figures stay.
+    const bool wants_continue = !head.expect.empty();
+    input_.consume(head_bytes);
+    scanner_.reset();
+    head_begun_ = false;
+    if (error || verdict_.answer) skip_body(head);
+    if (error) return refuse(*std::move(error));
+    if (verdict_.answer) return answer_now(*std::move(verdict_.answer));
+    if (!head.has_body()) return dispatch();
+    if (wants_continue && input_.empty()) {
+        static constexpr std::string_view go_on = "HTTP/1.1 100 Continue\r\n\r\n";
+        error_code failed;
+        // The connection is quiet: so few bytes always fit.
+        if (socket_.write_some(net::buffer(go_on), failed) != go_on.size()) {
+            close();
+            return Step::wait;
+        }
+    }
+    return begin_body(head);
+}
+
+std::optional<Error> Session::judge_body(const Head& head) const {
+    if (!head.expect.empty() && !equals_ignoring_case(head.expect, "100-continue"))
+        return Error{Errc::expectation_failed, "the only expectation we meet is 100-continue"};
+    if (!verdict_.has_body) {
+        if (head.has_body()) return Error{Errc::invalid_request, "this request takes no body"};
+        return std::nullopt;
+    }
+    if (!head.has_length()) return Error{Errc::length_required, "a body needs Content-Length or chunked transfer coding"};
+    if (head.content_length.value_or(0) > verdict_.body_bytes_max)
+        return Error{.code = Errc::too_large, .message = "the body is too large", .limit = verdict_.body_bytes_max};
+    return std::nullopt;
+}
+
+// An answer that comes before the body: either the body is here already, or the connection cannot go on.
+void Session::skip_body(const Head& head) {
+    if (!head.has_body()) return;
+    if (head.content_length && *head.content_length <= input_.view().size()) {
+        input_.consume(static_cast<std::size_t>(*head.content_length));
+    } else {
+        closing_ = true;
+    }
+}
+
+Session::Step Session::begin_body(const Head& head) {
+    body_left_ = head.content_length.value_or(0);
+    chunked_.reset();
+    if (head.is_chunked) chunked_.emplace(verdict_.body_bytes_max);
+    phase_ = Phase::body;
+    phase_began_ = began_;
+    return Step::again;
+}
+
+Session::Step Session::take_body() {
+    if (chunked_) {
+        if (const Step next = take_chunks(); phase_ != Phase::body) return next;
+    } else {
+        const std::string_view part = input_.view().substr(0, static_cast<std::size_t>(std::min<std::uint64_t>(body_left_, input_.view().size())));
+        append_wiped(request_.body, part);
+        body_left_ -= part.size();
+        input_.consume(part.size());
+        if (body_left_ == 0) return dispatch();
+    }
+    if (!reserve_body_bytes()) {
+        closing_ = true;
+        return refuse({Errc::overloaded, "too many bytes of bodies are under way"});
+    }
+    // A body may be slow, but not slower than the rate: the deadline moves with what arrived.
+    const std::chrono::milliseconds earned(request_.body.size() * 1000 / context_.limits.bytes_per_second_min);
+    deadline_ = phase_began_ + context_.limits.body_timeout + earned;
+    arm_read();
+    return Step::wait;
+}
+
+Session::Step Session::take_chunks() {
+    std::string_view input = input_.view();
+    const ChunkedDecoder::Status status = chunked_->feed(input, request_.body);
+    input_.consume(input_.view().size() - input.size());
+    switch (status) {
+        case ChunkedDecoder::Status::more: return Step::wait;
+        case ChunkedDecoder::Status::done: return dispatch();
+        case ChunkedDecoder::Status::malformed:
+            closing_ = true;
+            context_.metrics.framing_errors.fetch_add(1, std::memory_order_relaxed);
+            return refuse({Errc::invalid_request, "the chunked body is malformed"});
+        case ChunkedDecoder::Status::too_large: break;
+    }
+    closing_ = true;
+    return refuse({.code = Errc::too_large, .message = "the body is too large", .limit = verdict_.body_bytes_max});
+}
+
+bool Session::reserve_body_bytes() {
+    const std::size_t capacity = request_.body.capacity();
+    if (capacity <= small_body_bytes || capacity <= body_reserved_) return true;
+    const std::size_t more = capacity - std::exchange(body_reserved_, capacity);
+    const std::uint64_t before = context_.metrics.bytes_of_bodies.fetch_add(more, std::memory_order_relaxed);
+    return before + more <= context_.limits.body_bytes_in_flight_max;
+}
+
+void Session::release_body_bytes() noexcept {
+    if (body_reserved_ > 0) context_.metrics.bytes_of_bodies.fetch_sub(std::exchange(body_reserved_, 0), std::memory_order_relaxed);
+}
+
+// ---- handling ----
+
+Session::Step Session::dispatch() {
+    phase_ = Phase::handling;
+    try {
+        context_.service.handle(std::move(verdict_), std::move(request_), completion());
+    } catch (...) {
+        context_.metrics.exceptions.fetch_add(1, std::memory_order_relaxed);
+        answer_ = problem({Errc::internal, "the request could not be handled"}, request_id_);
+    }
+    return await_answer();
+}
+
+Session::Step Session::refuse(Error error) {
+    phase_ = Phase::handling;
+    try {
+        context_.service.refuse(std::move(verdict_), request_, std::move(error), completion());
+    } catch (...) {
+        context_.metrics.exceptions.fetch_add(1, std::memory_order_relaxed);
+        answer_ = problem({Errc::internal, "the request could not be handled"}, request_id_);
+    }
+    return await_answer();
+}
+
+// Input that never became a request: nobody is known, nothing is recorded, and what follows cannot be trusted.
+Session::Step Session::answer_unheard(const Error& error) {
+    began_ = Clock::now();
+    ++sequence_;
+    closing_ = true;
+    is_http_1_0_ = false;
+    method_.clear();
+    request_id_ = worker_.draw_id();
+    operation_ = Metrics::operation_of(Metrics::no_route);
+    input_.consume(input_.view().size());
+    return answer_now(problem(error, request_id_));
+}
+
+Session::Step Session::answer_now(HttpResponse response) {
+    phase_ = Phase::handling;
+    answer_ = std::move(response);
+    return await_answer();
+}
+
+Session::Step Session::await_answer() {
+    if (!answer_) return Step::wait;
+    return begin_write();
+}
+
+// The completion may be called, and die, on any thread, so it holds no share in the session.
+Service::Done Session::completion() {
+    return [worker = &worker_, weak = weak_from_this(), sequence = sequence_](HttpResponse response) mutable {
+        if (worker->is_current()) {
+            const std::shared_ptr<Session> session = weak.lock();
+            if (!session) return;
+            if (session->running_) return session->complete(sequence, std::move(response));
+        }
+        net::post(worker->context(), [weak, sequence, response = std::move(response)]() mutable {
+            if (const std::shared_ptr<Session> session = weak.lock()) session->complete(sequence, std::move(response));
+        });
+    };
+}
+
+void Session::complete(std::uint64_t sequence, HttpResponse response) {
+    if (phase_ != Phase::handling || sequence != sequence_ || answer_) return;
+    answer_ = std::move(response);
+    if (!running_) run([this] { return step(); });
+}
+
+// ---- writing ----
+
+void Session::render_head(HttpResponse& response) {
+    add_status_headers(response);
+    std::string& out = head_out_;
+    out.clear();
+    out += "HTTP/1.1 ";
+    append_number(out, response.status);
+    out += ' ';
+    out += reason_phrase(response.status);
+    if (has_content(response.status)) {
+        if (!response.content_type.empty()) {
+            out += "\r\nContent-Type: ";
+            out += response.content_type;
+        }
+        out += "\r\nContent-Length: ";
+        append_number(out, response.body.size());
+    }
+    out += "\r\nX-Request-Id: ";
+    out += request_id_;
+    out += "\r\nCache-Control: no-store\r\nX-Content-Type-Options: nosniff\r\n";
+    for (const auto& [name, value] : response.headers) {
+        // A line break in a value would let its author write headers of his own.
+        if (value.find_first_of(std::string_view("\r\n\0", 3)) != std::string::npos) continue;
+        out += name;
+        out += ": ";
+        out += value;
+        out += "\r\n";
+    }
+    if (closing_) {
+        out += "Connection: close\r\n";
+    } else if (is_http_1_0_) {
+        out += "Connection: keep-alive\r\n";
+    }
+    out += "\r\n";
+}
+
+Session::Step Session::begin_write() {
+    const SessionLimits& limits = context_.limits;
+    const Clock::time_point now = Clock::now();
+    if (context_.draining.load(std::memory_order_relaxed) || sequence_ >= limits.requests_max) closing_ = true;
+    context_.metrics.request(operation_, answer_->status, now - began_);
+    if (context_.logs_requests) log_request(now - began_);
+    render_head(*answer_);
+    if (method_ == "HEAD" || !has_content(answer_->status)) kv::json::wipe(answer_->body);
+    phase_ = Phase::writing;
+    phase_began_ = now;
+    deadline_ = now + limits.write_timeout;
+    written_ = 0;
+    return write_some();
+}
+
+Session::Step Session::write_some() {
+    const std::string& body = answer_->body;
+    const std::size_t size = head_out_.size() + body.size();
+    while (written_ < size) {
+        const std::size_t of_body = written_ > head_out_.size() ? written_ - head_out_.size() : 0;
+        const std::array<net::const_buffer, 2> parts = {net::buffer(head_out_) + written_, net::buffer(body) + of_body};
+        error_code error;
+        written_ += socket_.write_some(parts, error);
+        if (error == net::error::would_block) {
+            const std::chrono::milliseconds earned(written_ * 1000 / context_.limits.bytes_per_second_min);
+            deadline_ = phase_began_ + context_.limits.write_timeout + earned;
+            socket_.async_wait(net::socket_base::wait_write, [self = shared_from_this()](error_code failed) {
+                if (failed) return self->close();
+                self->run([&self] { return self->step(); });
+            });
+            return Step::wait;
+        }
+        if (error) {
+            close();
+            return Step::wait;
+        }
+    }
+    return finish_write();
+}
+
+Session::Step Session::finish_write() {
+    answer_.reset();
+    kv::json::wipe(request_.body);  // that of a refused request
+    release_body_bytes();
+    constexpr std::size_t head_out_bytes_kept = 1024;
+    if (head_out_.capacity() > head_out_bytes_kept) head_out_ = std::string();
+    if (!closing_) {
+        phase_ = Phase::head;
+        deadline_ = phase_began_ + context_.limits.idle_timeout;
+        return Step::again;
+    }
+    // Closing with input unread would make the kernel reset the connection and the peer lose the answer: say that we are
+    // done, and wait for the peer to be.
+    error_code error;
+    socket_.shutdown(net::socket_base::shutdown_send, error);
+    if (error) {
+        close();
+        return Step::wait;
+    }
+    phase_ = Phase::lingering;
+    deadline_ = Clock::now() + context_.limits.linger_timeout;
+    return Step::again;
+}
+
+void Session::log_request(Clock::duration took) {
+    const auto microseconds = std::chrono::duration_cast<std::chrono::microseconds>(took).count();
+    context_.log.info("request", {{"method", method_},
+                                  {"operation", context_.metrics.name_of(operation_)},
+                                  {"status", std::to_string(answer_->status)},
+                                  {"microseconds", std::to_string(microseconds)},
+                                  {"requestId", request_id_}});
+}
+
+}  // namespace kvd

@@ -1,0 +1,300 @@
+#include "kvd/auth/tokens.h"
+
+#include <openssl/evp.h>
+#include <openssl/rand.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cstring>
+#include <initializer_list>
+#include <mutex>
+#include <utility>
+
+#include "json/json.h"
+#include "kvd/files.h"
+#include "text.h"
+
+namespace kvd {
+namespace {
+
+using kv::Errc;
+using kv::Error;
+using kv::Result;
+using kv::json::Kind;
+using kv::json::Node;
+
+constexpr std::size_t user_id_bytes_max = 255;
+
+kv::Time now() { return std::chrono::time_point_cast<std::chrono::microseconds>(std::chrono::system_clock::now()); }
+
+Error wrong(const std::string& where, const std::string& what) {
+    return Error{.code = Errc::invalid_request, .message = where + ": " + what, .field = where};
+}
+
+// Members of an object, judged before they are read: none unknown, none of the required missing.
+Result<void> check_members(const Node& node, const std::string& where, std::initializer_list<std::string_view> required,
+                           std::initializer_list<std::string_view> optional) {
+    if (node.kind != Kind::object) return wrong(where, "must be an object");
+    const auto has = [](std::initializer_list<std::string_view> names, std::string_view name) {
+        return std::find(names.begin(), names.end(), name) != names.end();
+    };
+    for (const std::string& name : node.names)
+        if (!has(required, name) && !has(optional, name)) return wrong(where, "unknown member \"" + name + "\"");
+    for (std::string_view name : required)
+        if (node.find(name) == nullptr) return wrong(where, "there is no \"" + std::string(name) + "\"");
+    return {};
+}
+
+Result<std::string> read_name(const Node& node, const std::string& where) {
+    if (node.kind != Kind::string) return wrong(where, "must be a string");
+    if (node.text.empty() || node.text.size() > user_id_bytes_max || kv::has_control_character(node.text))
+        return wrong(where, "must be 1 to 255 bytes without control characters");
+    return node.text;
+}
+
+Result<kv::PermissionSet> read_permissions(const Node& node, const std::string& where) {
+    if (node.kind != Kind::array || node.items.empty()) return wrong(where, "must be an array of permissions or [\"*\"]");
+    if (node.items.size() == 1 && node.items[0].kind == Kind::string && node.items[0].text == "*")
+        return kv::PermissionSet::all();
+    kv::PermissionSet set;
+    for (const Node& item : node.items) {
+        const auto permission = item.kind == Kind::string ? kv::parse_permission(item.text) : std::nullopt;
+        if (!permission) return wrong(where, "unknown permission \"" + item.text + "\"");
+        set.add(*permission);
+    }
+    return set;
+}
+
+Result<std::vector<kv::KeyPattern>> read_keys(const Node& node, const std::string& where) {
+    if (node.kind != Kind::array || node.items.empty()) return wrong(where, "must be an array of key patterns or [\"*\"]");
+    std::vector<kv::KeyPattern> patterns;
+    for (const Node& item : node.items) {
+        auto pattern = item.kind == Kind::string ? kv::KeyPattern::parse(item.text) : std::nullopt;
+        if (!pattern) return wrong(where, "\"" + item.text + "\" is neither a key, nor \"folder/**\", nor \"*\"");
+        patterns.push_back(*std::move(pattern));
+    }
+    return patterns;
+}
+
+// Every member must be there: what somebody forgot to restrict would otherwise be granted.
+Result<kv::Grant> read_grant(const Node& node, const std::string& where) {
+    KV_CHECK(check_members(node, where, {"permissions", "applicationId", "namespaceId", "keys"}, {}));
+    kv::Grant grant;
+    KV_TRY(grant.permissions, read_permissions(*node.find("permissions"), where + ".permissions"));
+    KV_TRY(grant.application_id, read_name(*node.find("applicationId"), where + ".applicationId"));
+    KV_TRY(const std::string ns, read_name(*node.find("namespaceId"), where + ".namespaceId"));
+    if (ns != "*") {
+        const auto ref = kv::parse_namespace_ref(ns);
+        if (!ref) return wrong(where + ".namespaceId", "must be a namespace's id, application~name, or \"*\"");
+        std::visit([&grant](const auto& value) { grant.namespaces = value; }, *ref);
+    }
+    KV_TRY(grant.keys, read_keys(*node.find("keys"), where + ".keys"));
+    return grant;
+}
+
+Result<TokenHash> read_hash(const Node& node, const std::string& where) {
+    const auto bytes = node.kind == Kind::string ? kv::hex_decode(node.text) : std::nullopt;
+    TokenHash hash;
+    if (!bytes || bytes->size() != hash.size()) return wrong(where, "must be the 64 hex digits of a SHA-256");
+    std::memcpy(hash.data(), bytes->reveal().data(), hash.size());
+    return hash;
+}
+
+std::string credential_id(const TokenHash& hash) {
+    constexpr std::size_t bytes_shown = 6;
+    return "token:" + kv::hex_encode({reinterpret_cast<const char*>(hash.data()), bytes_shown});
+}
+
+Result<std::pair<TokenHash, Credential>> read_token(const Node& node, const std::string& where) {
+    KV_CHECK(check_members(node, where, {"userId", "tokenSha256", "grants"}, {"expiresAt"}));
+    std::pair<TokenHash, Credential> token;
+    auto& [hash, credential] = token;
+    KV_TRY(hash, read_hash(*node.find("tokenSha256"), where + ".tokenSha256"));
+    KV_TRY(credential.user_id, read_name(*node.find("userId"), where + ".userId"));
+    credential.credential_id = credential_id(hash);
+    if (const Node* expires = node.find("expiresAt"); expires != nullptr && expires->kind != Kind::null) {
+        credential.expires_at = expires->kind == Kind::string ? kv::parse_time(expires->text) : std::nullopt;
+        if (!credential.expires_at) return wrong(where + ".expiresAt", "must be an RFC 3339 time");
+    }
+    const Node& grants = *node.find("grants");
+    if (grants.kind != Kind::array) return wrong(where + ".grants", "must be an array");
+    std::vector<kv::Grant> list;
+    for (std::size_t i = 0; i < grants.items.size(); ++i) {
+        KV_TRY(kv::Grant grant, read_grant(grants.items[i], where + ".grants[" + std::to_string(i) + "]"));
+        list.push_back(std::move(grant));
+    }
+    credential.grants = std::make_shared<const std::vector<kv::Grant>>(std::move(list));
+    return token;
+}
+
+void write_list(kv::json::Writer& out, std::string_view name, std::string_view items) {
+    out.key(name);
+    out.begin_array();
+    while (!items.empty()) {
+        const std::size_t comma = std::min(items.find(','), items.size());
+        out.string(items.substr(0, comma));
+        items.remove_prefix(std::min(comma + 1, items.size()));
+    }
+    out.end_array();
+}
+
+// "name=value;name=value" as a JSON grant.
+Result<std::string> grant_of_pairs(std::string_view text) {
+    std::string_view permissions, application = "*", ns = "*", keys = "*";
+    while (!text.empty()) {
+        const std::string_view pair = text.substr(0, text.find(';'));
+        text.remove_prefix(std::min(pair.size() + 1, text.size()));
+        const std::size_t equals = pair.find('=');
+        const std::string_view name = pair.substr(0, equals);
+        const std::string_view value = equals == std::string_view::npos ? "" : pair.substr(equals + 1);
+        if (name == "permissions") permissions = value;
+        else if (name == "applicationId") application = value;
+        else if (name == "namespaceId") ns = value;
+        else if (name == "keys") keys = value;
+        else return wrong("--grant", "unknown member \"" + std::string(name) + "\"");
+    }
+    kv::json::Writer out;
+    out.begin_object();
+    write_list(out, "permissions", permissions);
+    out.member("applicationId", application);
+    out.member("namespaceId", ns);
+    write_list(out, "keys", keys);
+    out.end_object();
+    return out.take();
+}
+
+}  // namespace
+
+TokenHash hash_token(std::string_view token) {
+    // Looked up once: EVP_sha256() alone would make OpenSSL search its providers for every request.
+    static EVP_MD* const sha256 = EVP_MD_fetch(nullptr, "SHA256", nullptr);
+    TokenHash hash{};
+    unsigned size = 0;
+    if (sha256 == nullptr || EVP_Digest(token.data(), token.size(), hash.data(), &size, sha256, nullptr) != 1 || size != hash.size())
+        kv::throw_exception(Error{Errc::internal, "SHA-256 is not available"});
+    return hash;
+}
+
+std::size_t TokenTable::HashOfHash::operator()(const TokenHash& hash) const noexcept {
+    std::size_t value = 0;
+    std::memcpy(&value, hash.data(), sizeof value);
+    return value;
+}
+
+Result<TokenTable> TokenTable::parse(std::string_view json) {
+    KV_TRY(const Node document, kv::json::parse(json));
+    if (document.kind != Kind::array) return wrong("tokens", "the file must hold one JSON array");
+    TokenTable table;
+    for (std::size_t i = 0; i < document.items.size(); ++i) {
+        const std::string where = "tokens[" + std::to_string(i) + "]";
+        KV_TRY(auto token, read_token(document.items[i], where));
+        if (!table.credentials_.insert(std::move(token)).second)
+            return wrong(where + ".tokenSha256", "stands in the file twice");
+    }
+    return table;
+}
+
+void TokenTable::add_root(const TokenHash& hash) {
+    Credential root{.user_id = "root", .credential_id = "root", .expires_at = {}, .grants = {}};
+    root.grants = std::make_shared<const std::vector<kv::Grant>>(1, kv::Grant{.permissions = kv::PermissionSet::all()});
+    credentials_.insert_or_assign(hash, std::move(root));
+}
+
+const Credential* TokenTable::find(const TokenHash& hash, kv::Time at) const {
+    const auto found = credentials_.find(hash);
+    if (found == credentials_.end()) return nullptr;
+    const Credential& credential = found->second;
+    return credential.expires_at && *credential.expires_at <= at ? nullptr : &credential;
+}
+
+std::size_t TokenTable::usable(kv::Time at) const {
+    return static_cast<std::size_t>(std::count_if(credentials_.begin(), credentials_.end(), [at](const auto& item) {
+        return !item.second.expires_at || *item.second.expires_at > at;
+    }));
+}
+
+Result<TokenTable> TokenStore::read() const {
+    TokenTable table;
+    if (!source_.path.empty()) {
+        constexpr std::size_t tokens_bytes_max = 64u << 20;
+        KV_TRY(const kv::SecretBytes text, read_file(source_.path, tokens_bytes_max));
+        auto parsed = TokenTable::parse(text.reveal());
+        if (!parsed) {
+            parsed.error().message = source_.path + ": " + parsed.error().message;
+            return std::move(parsed).error();
+        }
+        table = *std::move(parsed);
+    }
+    if (source_.root_token) table.add_root(*source_.root_token);
+    return table;
+}
+
+Result<std::unique_ptr<TokenStore>> TokenStore::open(Source source) {
+    std::unique_ptr<TokenStore> store(new TokenStore(std::move(source)));
+    KV_CHECK(store->reload());
+    return store;
+}
+
+Result<void> TokenStore::reload() {
+    KV_TRY(TokenTable table, read());
+    const std::unique_lock lock(mutex_);
+    std::swap(table_, table);
+    return {};
+}
+
+bool TokenStore::identify(std::string_view token, kv::Actor& actor) const {
+    const TokenHash hash = hash_token(token);
+    const std::shared_lock lock(mutex_);
+    const Credential* credential = table_.find(hash, now());
+    if (credential == nullptr) return false;
+    actor.user_id = credential->user_id;
+    actor.credential_id = credential->credential_id;
+    actor.grants = credential->grants;
+    return true;
+}
+
+std::size_t TokenStore::usable() const {
+    const std::shared_lock lock(mutex_);
+    return table_.usable(now());
+}
+
+kv::SecretBytes generate_token() {
+    constexpr std::size_t token_bytes = 32;
+    kv::SecretBytes random = kv::SecretBytes::of_size(token_bytes);
+    if (RAND_bytes(reinterpret_cast<unsigned char*>(random.mutable_data()), static_cast<int>(token_bytes)) != 1)
+        kv::throw_exception(Error{Errc::internal, "no random bytes"});
+    std::string text = "kvt_" + kv::base64url_encode(random.reveal());
+    kv::SecretBytes token(text);
+    kv::json::wipe(text);
+    return token;
+}
+
+Result<std::string> parse_grant(std::string_view text) {
+    std::string json;
+    if (!text.empty() && text.front() == '{') {
+        json = text;
+    } else {
+        KV_TRY(json, grant_of_pairs(text == "*" ? "permissions=*" : text));
+    }
+    KV_TRY(const Node node, kv::json::parse(json));
+    KV_TRY(const kv::Grant grant, read_grant(node, "--grant"));
+    static_cast<void>(grant);
+    return json;
+}
+
+std::string token_line(std::string_view user_id, const TokenHash& hash, std::string_view expires_at,
+                       const std::vector<std::string>& grants) {
+    kv::json::Writer out;
+    out.begin_object();
+    out.member("userId", user_id);
+    out.member("tokenSha256", kv::hex_encode({reinterpret_cast<const char*>(hash.data()), hash.size()}));
+    if (!expires_at.empty()) out.member("expiresAt", expires_at);
+    out.key("grants");
+    out.begin_array();
+    for (const std::string& grant : grants) out.raw(grant);
+    out.end_array();
+    out.end_object();
+    return out.take();
+}
+
+}  // namespace kvd

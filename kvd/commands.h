@@ -1,0 +1,25 @@
+#pragma once
+#include <memory>
+#include <string>
+
+#include "kv/keys.h"
+#include "kvd/auth/tokens.h"
+#include "kvd/config.h"
+
+namespace kvd {
+
+// What `kvd serve` needs besides settings: never printed, never logged.
+struct ServeSecrets {
+    std::shared_ptr<kv::KeyProvider> keys;  // shared with the store it opens
+    std::unique_ptr<TokenStore> tokens;
+    kv::SecretBytes dev_token;  // made up for --dev; empty otherwise
+};
+
+// Reads key and tokens, or says what is missing and what to do about it.
+kv::Result<ServeSecrets> load_secrets(const Settings& settings, SecretVariables variables);
+
+// Each gives the exit code.
+int run_keygen(const Command& command);
+int run_token(const Command& command);
+
+}  // namespace kvd

@@ -1,0 +1,85 @@
+#pragma once
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "kv/options.h"
+#include "kv/secret.h"
+#include "kvd/log.h"
+#include "kvd/routes.h"
+
+namespace kvd {
+
+// sysexits.h, as far as we tell failures apart.
+enum ExitCode : int { exit_ok = 0, exit_usage = 64, exit_internal = 70, exit_config = 78 };
+
+// Everything `kvd serve` can be told. config.cpp holds one row for each, with its limits.
+struct Settings {
+    std::string listen = "127.0.0.1:8420";
+    std::string admin_listen = "127.0.0.1:8421";  // or "off"
+    std::string storage;                           // empty: sqlite:kv.db, and memory: with --dev
+    std::string tokens;
+    std::uint64_t threads = 0;  // 0: one per core
+    kv::LogLevel log_level = kv::LogLevel::info;
+    LogFormat log_format = LogFormat::text;
+    bool access_log = false;
+    bool dev = false;
+    bool insecure_http = false;
+    bool check_config = false;
+
+    std::chrono::milliseconds idle_timeout = std::chrono::seconds(60);
+    std::chrono::milliseconds header_timeout = std::chrono::seconds(10);
+    std::chrono::milliseconds body_timeout = std::chrono::seconds(10);
+    std::chrono::milliseconds write_timeout = std::chrono::seconds(30);
+    std::chrono::milliseconds drain_timeout = std::chrono::seconds(30);
+    std::uint64_t bytes_per_second_min = 64u << 10;
+    std::uint64_t connections_max = 10'000;
+    std::uint64_t header_bytes_max = 16u << 10;
+    std::uint64_t target_bytes_max = 8u << 10;
+    std::uint64_t body_bytes_in_flight_max = 256u << 20;
+    Limits limits;      // of bodies
+    kv::Options store;  // what libkv is opened with; keys and log are set later
+};
+
+// A command line that was understood.
+struct Command {
+    enum class Kind : std::uint8_t { serve, keygen, token, print };
+    Kind kind = Kind::serve;
+    Settings settings;                // serve
+    std::string out;                  // keygen: a file; empty: stdout
+    std::string user;                 // token
+    std::vector<std::string> grants;  // token
+    std::string expires_at;           // token
+    std::string text;                 // print: help or version
+};
+
+// Why there is none: one line for stderr, and what to exit with.
+struct ConfigError {
+    ExitCode code;
+    std::string message;
+};
+
+using Environment = std::map<std::string, std::string>;
+
+// Flags win over environment, environment over file, file over what is built in.
+std::variant<Command, ConfigError> parse_command(const std::vector<std::string>& arguments, const Environment& environment);
+
+// The environment without its secrets, and every other variable of ours.
+Environment read_environment();
+
+// The secrets of the environment. Taking them overwrites their bytes where they stand, so that neither /proc nor a child
+// shows them, and unsets them.
+struct SecretVariables {
+    std::optional<kv::SecretBytes> master_key;       // KV_MASTER_KEY
+    std::optional<kv::SecretBytes> root_token;       // KVD_ROOT_TOKEN
+    std::optional<std::string> master_key_file;      // KV_MASTER_KEY_FILE, which is no secret
+
+    static SecretVariables take();
+};
+
+}  // namespace kvd

@@ -1,0 +1,82 @@
+#pragma once
+#include <cstddef>
+#include <functional>
+#include <optional>
+#include <string_view>
+
+#include "kvd/routes.h"
+
+namespace kvd {
+
+class Metrics;
+class TokenStore;
+
+// What a listener serves. A session asks judge() as soon as it has the head, reads the body the verdict allows, then
+// hands over to handle(). Threads: any.
+class Service {
+public:
+    using Done = std::function<void(HttpResponse)>;
+
+    struct Verdict {
+        std::size_t operation = 0;  // index into Metrics
+        std::optional<HttpResponse> answer;  // all there is to say; handle() and refuse() must not follow
+        std::optional<kv::Error> refusal;    // to be given to refuse()
+        RouteMatch match;
+        kv::Actor actor;
+        bool has_body = false;
+        std::size_t body_bytes_max = 0;
+    };
+
+    virtual ~Service();
+    // `request` lacks its body still.
+    virtual Verdict judge(const HttpRequest& request, std::string_view authorization) = 0;
+    // Both call `done` once, from any thread, perhaps before they return.
+    virtual void handle(Verdict verdict, HttpRequest request, Done done) = 0;
+    virtual void refuse(Verdict verdict, const HttpRequest& request, kv::Error error, Done done) = 0;
+};
+
+// /healthz and /readyz, which both listeners have.
+class Health {
+public:
+    using Ready = std::function<kv::Result<void>()>;
+
+    explicit Health(Ready ready) : ready_(std::move(ready)) {}
+    std::optional<HttpResponse> answer(const HttpRequest& request) const;
+
+private:
+    Ready ready_;
+};
+
+// The API: routes behind credentials, and health. Borrows everything.
+class ApiService final : public Service {
+public:
+    ApiService(Router& router, const TokenStore& tokens, const Health& health, const Limits& limits);
+
+    Verdict judge(const HttpRequest& request, std::string_view authorization) override;
+    void handle(Verdict verdict, HttpRequest request, Done done) override;
+    void refuse(Verdict verdict, const HttpRequest& request, kv::Error error, Done done) override;
+
+private:
+    std::optional<kv::Error> authenticate(const HttpRequest& request, std::string_view authorization, kv::Actor& actor) const;
+
+    Router& router_;
+    const TokenStore& tokens_;
+    const Health& health_;
+    Limits limits_;
+};
+
+// The operator's listener: metrics and health. Borrows everything.
+class AdminService final : public Service {
+public:
+    AdminService(const Metrics& metrics, const Health& health) : metrics_(metrics), health_(health) {}
+
+    Verdict judge(const HttpRequest& request, std::string_view authorization) override;
+    void handle(Verdict verdict, HttpRequest request, Done done) override;
+    void refuse(Verdict verdict, const HttpRequest& request, kv::Error error, Done done) override;
+
+private:
+    const Metrics& metrics_;
+    const Health& health_;
+};
+
+}  // namespace kvd

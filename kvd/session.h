@@ -1,0 +1,136 @@
+#pragma once
+#include <atomic>
+#include <boost/asio/basic_stream_socket.hpp>
+#include <boost/asio/io_context.hpp>
+#include <boost/asio/ip/tcp.hpp>
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "kvd/framing.h"
+#include "kvd/input_buffer.h"
+#include "kvd/service.h"
+
+namespace kvd {
+
+class Log;
+class Worker;
+
+struct SessionLimits {
+    FramingLimits framing;
+    std::chrono::milliseconds idle_timeout = std::chrono::seconds(60);
+    std::chrono::milliseconds header_timeout = std::chrono::seconds(10);  // from the first byte
+    std::chrono::milliseconds body_timeout = std::chrono::seconds(10);    // and what the slowest allowed rate adds
+    std::chrono::milliseconds write_timeout = std::chrono::seconds(30);   // the same
+    std::chrono::milliseconds linger_timeout = std::chrono::seconds(2);
+    std::size_t bytes_per_second_min = 64u << 10;
+    std::size_t requests_max = 1'000'000;             // of one connection
+    std::size_t body_bytes_in_flight_max = 256u << 20;  // of all connections
+};
+
+// What the sessions of one listener share. Everything is borrowed.
+struct SessionContext {
+    Service& service;
+    Metrics& metrics;
+    Log& log;
+    SessionLimits limits;
+    bool logs_requests = false;
+    std::atomic<bool> draining{false};
+    std::atomic<std::size_t> sessions{0};
+};
+
+// One connection, from accept to close: reads a request, hands it over, writes the answer, one at a time. What follows
+// in the buffer waits (pipelining). Threads: the worker's alone; completions find their way there.
+class Session final : public std::enable_shared_from_this<Session> {
+public:
+    // With the executor's own type: no virtual call per operation.
+    using Socket = boost::asio::basic_stream_socket<boost::asio::ip::tcp, boost::asio::io_context::executor_type>;
+
+    Session(Socket socket, Worker& worker, SessionContext& context);
+    ~Session();
+
+    void start();
+    // Closes now if idle, else after the answer under way.
+    void drain();
+    void close() noexcept;
+    void check_deadline(std::chrono::steady_clock::time_point now);
+
+    std::size_t place = 0;  // in the worker's list
+
+private:
+    using Clock = std::chrono::steady_clock;
+    enum class Phase : std::uint8_t { head, body, handling, writing, lingering, closed };
+    // What a step leaves behind: more to do at once, or an operation under way that calls back.
+    enum class Step : std::uint8_t { again, wait };
+
+    template <class First>
+    void run(First first);
+    Step step();
+
+    Step take_head();
+    Step judge(const Head& head, std::size_t head_bytes);
+    void read_request(const Head& head);
+    std::optional<kv::Error> judge_body(const Head& head) const;
+    void skip_body(const Head& head);
+    Step begin_body(const Head& head);
+    Step take_body();
+    Step take_chunks();
+
+    Step dispatch();
+    Step refuse(kv::Error error);
+    Step answer_unheard(const kv::Error& error);
+    Step answer_now(HttpResponse response);
+    Step await_answer();
+    Service::Done completion();
+    void complete(std::uint64_t sequence, HttpResponse response);
+
+    Step begin_write();
+    Step write_some();
+    Step finish_write();
+    void render_head(HttpResponse& response);
+    void log_request(Clock::duration took);
+
+    void arm_read();
+    void on_read(std::size_t size, bool failed);
+    Step on_timeout();
+    bool reserve_body_bytes();
+    void release_body_bytes() noexcept;
+
+    Socket socket_;
+    Worker& worker_;
+    SessionContext& context_;
+    std::string peer_;
+    InputBuffer input_;
+    HeadScanner scanner_;
+    Clock::time_point deadline_;     // for whatever is under way, except handling
+    Clock::time_point phase_began_;
+    Phase phase_ = Phase::head;
+    bool running_ = false;       // in run(): an answer that comes meanwhile is picked up there
+    bool reading_ = false;       // a read is under way
+    bool timed_out_ = false;     // and was cancelled for its deadline
+    bool head_begun_ = false;    // the first byte of a request is there
+    bool closing_ = false;       // after this answer
+
+    // The request at hand.
+    std::uint64_t sequence_ = 0;
+    HttpRequest request_;
+    Service::Verdict verdict_;
+    std::size_t operation_ = 0;
+    std::string method_;
+    std::string request_id_;
+    bool is_http_1_0_ = false;
+    Clock::time_point began_;
+    std::optional<ChunkedDecoder> chunked_;
+    std::uint64_t body_left_ = 0;
+    std::size_t body_reserved_ = 0;
+
+    // Its answer.
+    std::optional<HttpResponse> answer_;
+    std::string head_out_;
+    std::size_t written_ = 0;
+};
+
+}  // namespace kvd
