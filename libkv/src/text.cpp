@@ -78,12 +78,16 @@ std::size_t sequence_length(std::string_view text, std::size_t at) {
     return length;
 }
 
+std::uint32_t join(std::uint8_t a, std::uint8_t b, std::uint8_t c) {
+    return static_cast<std::uint32_t>(a << 16 | b << 8 | c);
+}
+
 // Writes whole groups and the one or two bytes left; returns how many characters.
 std::size_t encode_base64(std::string_view bytes, std::string_view alphabet, char* out) {
     char* const start = out;
     std::size_t at = 0;
     for (; at + 3 <= bytes.size(); at += 3) {
-        const std::uint32_t group = static_cast<std::uint32_t>(byte_at(bytes, at) << 16 | byte_at(bytes, at + 1) << 8 | byte_at(bytes, at + 2));
+        const std::uint32_t group = join(byte_at(bytes, at), byte_at(bytes, at + 1), byte_at(bytes, at + 2));
         *out++ = alphabet[group >> 18];
         *out++ = alphabet[group >> 12 & 63];
         *out++ = alphabet[group >> 6 & 63];
@@ -91,7 +95,7 @@ std::size_t encode_base64(std::string_view bytes, std::string_view alphabet, cha
     }
     const std::size_t left = bytes.size() - at;
     if (left == 0) return static_cast<std::size_t>(out - start);
-    const std::uint32_t group = static_cast<std::uint32_t>(byte_at(bytes, at) << 16 | (left == 2 ? byte_at(bytes, at + 1) << 8 : 0));
+    const std::uint32_t group = join(byte_at(bytes, at), left == 2 ? byte_at(bytes, at + 1) : std::uint8_t{0}, 0);
     *out++ = alphabet[group >> 18];
     *out++ = alphabet[group >> 12 & 63];
     if (left == 2) *out++ = alphabet[group >> 6 & 63];
@@ -131,14 +135,18 @@ bool decode_base64(std::string_view text, const DigitTable& digits, char* out) {
 
 }  // namespace
 
-bool is_valid_utf8(std::string_view text) noexcept {
-    for (std::size_t at = skip_ascii(text, 0); at < text.size(); at = skip_ascii(text, at)) {
+std::size_t valid_utf8_prefix(std::string_view text) noexcept {
+    std::size_t at = skip_ascii(text, 0);
+    while (at < text.size()) {
         const std::size_t length = sequence_length(text, at);
-        if (length == 0) return false;
+        if (length == 0) return at;
         at += length;
+        if (at < text.size() && byte_at(text, at) < 0x80) at = skip_ascii(text, at);
     }
-    return true;
+    return at;
 }
+
+bool is_valid_utf8(std::string_view text) noexcept { return valid_utf8_prefix(text) == text.size(); }
 
 bool has_control_character(std::string_view text) noexcept {
     for (std::size_t at = 0; at < text.size(); ++at) {

@@ -9,6 +9,8 @@ namespace kv {
 
 // RFC 3629: shortest form, no surrogates, nothing above U+10FFFF.
 bool is_valid_utf8(std::string_view text) noexcept;
+// How many bytes of `text` come before the first that is not UTF-8; all, if it is valid.
+std::size_t valid_utf8_prefix(std::string_view text) noexcept;
 // True if there is a code point of Unicode category Cc: U+0000..U+001F, U+007F..U+009F. `text` is valid UTF-8.
 bool has_control_character(std::string_view text) noexcept;
 

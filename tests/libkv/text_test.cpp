@@ -68,6 +68,13 @@ TEST_CASE("a bad byte is found wherever it stands in a long text") {
     }
 }
 
+TEST_CASE("the first byte that is not UTF-8 is named") {
+    CHECK(kv::valid_utf8_prefix("") == 0);
+    CHECK(kv::valid_utf8_prefix("caf\xc3\xa9") == 5);
+    CHECK(kv::valid_utf8_prefix("caf\xc3\xa9 and then \xc3") == 15);
+    CHECK(kv::valid_utf8_prefix("\xed\xa0\x80") == 0);
+}
+
 TEST_CASE("control characters are U+0000 to U+001F and U+007F to U+009F") {
     for (int byte = 0; byte < 128; ++byte) {
         CAPTURE(byte);
