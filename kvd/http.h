@@ -18,6 +18,7 @@ struct HttpRequest {
     bool has_query = false;
     std::string content_type;
     std::string accept;
+    std::string accept_encoding;
     std::string if_match;
     std::string if_none_match;
     std::string request_id;  // given and well-formed, or drawn

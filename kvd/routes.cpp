@@ -1,0 +1,332 @@
+#include "kvd/routes.h"
+
+#include <array>
+#include <exception>
+#include <memory>
+
+#include "json/json.h"
+#include "kvd/query.h"
+#include "kvd/route_parts.h"
+#include "text.h"
+
+namespace kvd {
+namespace {
+
+#define BASE "/api/v1/kv"
+
+using kv::AuditAction;
+using kv::Permission;
+
+constexpr kv::PermissionSet none = {};
+constexpr kv::PermissionSet namespace_read = {Permission::namespace_read};
+constexpr kv::PermissionSet namespace_write = {Permission::namespace_write};
+constexpr kv::PermissionSet namespace_delete = {Permission::namespace_delete};
+constexpr kv::PermissionSet entry_read = {Permission::entry_read};
+constexpr kv::PermissionSet entry_write = {Permission::entry_write};
+constexpr kv::PermissionSet entry_delete = {Permission::entry_delete};
+constexpr kv::PermissionSet secret_rotate = {Permission::secret_rotate};
+constexpr kv::PermissionSet audit_read = {Permission::audit_read};
+
+// What the rows of the table below have in common, so that a row says only what is its own.
+constexpr Route read_route(const char* method, const char* pattern, const char* operation, kv::PermissionSet permissions,
+                           const char* query, parse::Parse* parse, render::Render* render) {
+    return {method, pattern, operation, AuditAction::read, permissions, true, false, false, false, query, parse, render, nullptr};
+}
+constexpr Route write_route(const char* method, const char* pattern, const char* operation, AuditAction action,
+                            kv::PermissionSet permissions, const char* query, parse::Parse* parse, render::Render* render) {
+    return {method, pattern, operation, action, permissions, true, true, false, false, query, parse, render, nullptr};
+}
+constexpr Route bulk_route(const char* pattern, const char* operation, AuditAction action, kv::PermissionSet permissions,
+                           parse::Parse* parse, render::Render* render) {
+    return {"POST", pattern, operation, action, permissions, true, true, true, false, "", parse, render, nullptr};
+}
+constexpr Route document_route(const char* pattern, const char* operation, render::Answer* answer) {
+    return {"GET", pattern, operation, AuditAction::read, none, false, false, false, false, "", nullptr, nullptr, answer};
+}
+constexpr Route with_head(Route route) {
+    route.serves_head = true;
+    return route;
+}
+
+constexpr const char* namespaces = BASE "/namespaces";
+constexpr const char* one_namespace = BASE "/namespaces/{id}";
+constexpr const char* entries = BASE "/{nsId}/entries";
+constexpr const char* one_entry = BASE "/{nsId}/entries/{key}";
+constexpr const char* rotate_entry = BASE "/{nsId}/entries/{key}/rotate";
+constexpr const char* entry_versions = BASE "/{nsId}/entries/{key}/versions";
+constexpr const char* rollback_entry = BASE "/{nsId}/entries/{key}/rollback";
+
+constexpr Route routes[] = {
+    read_route("GET", namespaces, "namespace.list", namespace_read, "applicationId name deleted limit cursor",
+               parse::list_namespaces, render::namespace_list),
+    write_route("POST", namespaces, "namespace.create", AuditAction::write, namespace_write, "", parse::create_namespace,
+                render::namespace_created),
+    read_route("GET", one_namespace, "namespace.get", namespace_read, "", parse::get_namespace, render::namespace_one),
+    write_route("PUT", one_namespace, "namespace.update", AuditAction::write, namespace_write, "", parse::update_namespace,
+                render::namespace_one),
+    write_route("DELETE", one_namespace, "namespace.delete", AuditAction::delete_, namespace_delete, "purge",
+                parse::delete_namespace, render::no_content),
+    write_route("POST", BASE "/namespaces/{id}/restore", "namespace.restore", AuditAction::write, namespace_delete, "",
+                parse::restore_namespace, render::namespace_one),
+
+    read_route("GET", entries, "entry.list", namespace_read, "prefix delimiter includeValues expiringBefore limit cursor",
+               parse::list_entries, render::entry_list),
+    with_head(read_route("GET", one_entry, "entry.get", entry_read, "version", parse::get_entry, render::entry_read)),
+    write_route("PUT", one_entry, "entry.put", AuditAction::write, entry_write, "includeValue", parse::put_entry,
+                render::entry_written),
+    write_route("PATCH", one_entry, "entry.patch", AuditAction::write, entry_write, "", parse::patch_entry,
+                render::entry_written),
+    write_route("DELETE", one_entry, "entry.delete", AuditAction::delete_, entry_delete, "purge", parse::delete_entry,
+                render::no_content),
+
+    bulk_route(BASE "/{nsId}/bulk/get", "bulk.get", AuditAction::read, entry_read, parse::bulk_get, render::bulk_got),
+    bulk_route(BASE "/{nsId}/bulk/set", "bulk.set", AuditAction::write, entry_write, parse::bulk_set, render::bulk_set),
+    bulk_route(BASE "/{nsId}/bulk/delete", "bulk.delete", AuditAction::delete_, entry_delete, parse::bulk_delete,
+               render::bulk_deleted),
+
+    write_route("POST", rotate_entry, "entry.rotate", AuditAction::rotate, secret_rotate, "includeValue", parse::rotate,
+                render::entry_written),
+    read_route("GET", entry_versions, "entry.versions", entry_read, "includeValues limit cursor", parse::list_versions,
+               render::version_list),
+    write_route("POST", rollback_entry, "entry.rollback", AuditAction::rollback, secret_rotate, "includeValue",
+                parse::rollback, render::entry_written),
+
+    read_route("GET", BASE "/audit", "audit.list", audit_read,
+               "namespaceId keyPath userId credentialId action operation success from to order limit cursor",
+               parse::list_audit, render::audit_list),
+    read_route("GET", BASE "/{nsId}/export", "entry.export", entry_read, "prefix format", parse::export_entries,
+               render::exported),
+    document_route(BASE "/openapi.json", "document.openapi", render::openapi),
+    document_route(BASE "/swagger-ui", "document.viewer", render::viewer),
+    document_route(BASE "/swagger-ui/{file}", "document.viewerFile", render::viewer),
+};
+
+#undef BASE
+
+// ---- matching ----
+
+// Takes what stands before the next '/' off the front of `path`; false if nothing is left.
+bool take_segment(std::string_view& path, std::string_view& segment) {
+    if (path.empty() || path.front() != '/') return false;
+    std::size_t end = std::min(path.find('/', 1), path.size());
+    segment = path.substr(1, end - 1);
+    path.remove_prefix(end);
+    return true;
+}
+
+// What a pattern's parameters stand for, still encoded. `key` takes the rest of the path.
+struct RawParameters {
+    std::string_view ns;
+    std::string_view key;
+};
+
+std::optional<RawParameters> match_pattern(std::string_view pattern, std::string_view path) {
+    RawParameters raw;
+    std::string_view wanted;
+    std::string_view given;
+    while (take_segment(pattern, wanted)) {
+        if (wanted == "{key}") {
+            if (path.empty()) return std::nullopt;
+            raw.key = path.substr(1);
+            return raw;
+        }
+        if (!take_segment(path, given)) return std::nullopt;
+        if (wanted == "{id}" || wanted == "{nsId}") raw.ns = given;
+        else if (wanted == "{file}") raw.key = given;
+        else if (wanted != given) return std::nullopt;
+    }
+    if (!path.empty()) return std::nullopt;
+    return raw;
+}
+
+// "rotate" for ".../entries/{key}/rotate": what stands behind the key; empty for other patterns.
+std::string_view suffix_of(std::string_view pattern) {
+    std::size_t key = pattern.find("{key}/");
+    return key == std::string_view::npos ? std::string_view{} : pattern.substr(key + 6);
+}
+
+// Cuts "/rotate" off the end of a decoded key. The key itself may not end so, which makes the path of an operation unambiguous.
+bool cut_suffix(std::string& key, std::string_view suffix) {
+    if (suffix.empty()) return true;
+    if (key.size() <= suffix.size() || !key.ends_with(suffix)) return false;
+    std::size_t cut = key.size() - suffix.size() - 1;
+    if (key[cut] != '/') return false;
+    key.resize(cut);
+    return true;
+}
+
+void decode(std::string_view raw, std::string& into, std::optional<kv::Error>& fault, kv::Errc code, const char* field) {
+    if (std::optional<std::string> decoded = percent_decode(raw)) {
+        into = *std::move(decoded);
+        return;
+    }
+    fault = kv::Error{code, "the path has a malformed percent escape"};
+    fault->field = field;
+}
+
+// The path alone fits the route.
+std::optional<RouteMatch> match_path(const Route& route, std::string_view path) {
+    std::optional<RawParameters> raw = match_pattern(route.pattern, path);
+    if (!raw) return std::nullopt;
+    RouteMatch match;
+    match.route = &route;
+    decode(raw->key, match.key, match.fault, kv::Errc::invalid_key, "keyPath");
+    decode(raw->ns, match.ns, match.fault, kv::Errc::invalid_request, "id");
+    if (!cut_suffix(match.key, suffix_of(route.pattern))) return std::nullopt;
+    return match;
+}
+
+bool serves(const Route& route, std::string_view method) {
+    return method == route.method || (method == "HEAD" && route.serves_head);
+}
+
+void allow(std::string& list, const Route& route) {
+    if (!list.empty()) list += ", ";
+    list += route.method;
+    if (route.serves_head) list += ", HEAD";
+}
+
+// A key as an audit row may hold it: a request that is refused may have sent anything.
+std::string recordable(const std::string& key) {
+    constexpr std::size_t key_path_bytes_max = 1024;
+    bool fits = key.size() <= key_path_bytes_max && kv::is_valid_utf8(key) && !kv::has_control_character(key);
+    return fits ? key : std::string();
+}
+
+kv::RecordRefusal refusal_of(const Route* route, const std::string& key, kv::Errc reason) {
+    kv::RecordRefusal refusal;
+    refusal.operation = route ? route->operation : "request";
+    if (route) refusal.action = route->action;
+    refusal.key_path = recordable(key);
+    refusal.reason = reason;
+    return refusal;
+}
+
+// An exception of the standard library must not leave a completion, which runs on a thread of libkv.
+template <class F>
+HttpResponse guarded(const std::string& request_id, F respond) {
+    try {
+        return respond();
+    } catch (const std::exception&) {
+        return problem({kv::Errc::internal, "the answer could not be made"}, request_id);
+    }
+}
+
+// A request on its way through libkv.
+struct InFlight {
+    RouteMatch match;
+    HttpRequest request;
+    std::function<void(HttpResponse)> done;
+};
+
+void answer(InFlight& flight, kv::Result<kv::Reply> reply) {
+    flight.done(guarded(flight.request.request_id, [&] {
+        if (!reply) return problem(reply.error(), flight.request.request_id);
+        return flight.match.route->render(flight.match, flight.request, *std::move(reply));
+    }));
+}
+
+kv::Result<kv::Request> parse_request(const RouteMatch& match, const HttpRequest& request) {
+    if (match.fault) return *match.fault;
+    try {
+        return match.route->parse(match, request);
+    } catch (const std::exception&) {
+        return kv::Error{kv::Errc::internal, "the request could not be read"};
+    }
+}
+
+HttpResponse answer_document(const RouteMatch& match, const HttpRequest& request) {
+    if (match.fault) return problem(*match.fault, request.request_id);
+    return match.route->answer(match, request);
+}
+
+void write_route(kv::json::Writer& out, const Route& route) {
+    out.begin_object();
+    out.member("method", route.method);
+    out.member("pattern", route.pattern);
+    out.member("operation", route.operation);
+    out.member("action", kv::to_string(route.action));
+    out.key("permissions");
+    out.begin_array();
+    for (int i = 0; i < kv::permission_count; ++i) {
+        auto permission = static_cast<Permission>(i);
+        if (route.permissions.contains(permission)) out.string(kv::to_string(permission));
+    }
+    out.end_array();
+    out.member("needsCredential", route.needs_credential);
+    out.member("hasBody", route.has_body);
+    out.member("servesHead", route.serves_head);
+    out.member("query", route.query);
+    out.end_object();
+}
+
+}  // namespace
+
+std::span<const Route> route_table() { return routes; }
+
+std::string routes_json() {
+    kv::json::Writer out;
+    out.begin_array();
+    for (const Route& route : routes) write_route(out, route);
+    out.end_array();
+    return out.take();
+}
+
+std::variant<RouteMatch, NoRoute> match_route(std::string_view method, std::string_view raw_path) {
+    std::optional<RouteMatch> found;
+    std::string allowed;
+    std::size_t allowed_length = 0;
+    for (const Route& route : routes) {
+        std::optional<RouteMatch> match = match_path(route, raw_path);
+        if (!match) continue;
+        // An operation's pattern says more than the one whose key would swallow its name.
+        std::size_t length = std::string_view(route.pattern).size();
+        if (serves(route, method) && (!found || length > std::string_view(found->route->pattern).size())) {
+            found = std::move(match);
+        }
+        if (length > allowed_length) allowed.clear();
+        if (length >= allowed_length) allow(allowed, route);
+        allowed_length = std::max(allowed_length, length);
+    }
+    if (found) return *std::move(found);
+    if (allowed.empty()) return NoRoute{{kv::Errc::not_found, "no such route"}, {}};
+    return NoRoute{{kv::Errc::method_not_allowed, "this route does not take the method"}, std::move(allowed)};
+}
+
+Router::Router(kv::Client& client) : client_(client) {}
+
+void Router::handle(RouteMatch match, HttpRequest request, kv::Actor actor, std::function<void(HttpResponse)> done) {
+    const Route& route = *match.route;
+    if (route.answer) return done(guarded(request.request_id, [&] { return answer_document(match, request); }));
+
+    kv::Result<kv::Request> parsed = parse_request(match, request);
+    kv::json::wipe(request.body);
+    if (!parsed) {
+        kv::RecordRefusal refusal = refusal_of(&route, match.key, parsed.error().code);
+        return refuse(std::move(refusal), request.request_id, std::move(actor), std::move(parsed).error(), std::move(done));
+    }
+    // Shared because std::function copies what it holds.
+    auto flight = std::make_shared<InFlight>(InFlight{std::move(match), std::move(request), std::move(done)});
+    client_.submit(std::move(actor), *std::move(parsed),
+                   [flight](kv::Result<kv::Reply> reply) { answer(*flight, std::move(reply)); });
+}
+
+void Router::refuse(const Route* route, const HttpRequest& request, kv::Actor actor, kv::Error error,
+                    std::function<void(HttpResponse)> done) {
+    std::variant<RouteMatch, NoRoute> matched = match_route(request.method, request.path);
+    const auto* match = std::get_if<RouteMatch>(&matched);
+    kv::RecordRefusal refusal = refusal_of(route, match ? match->key : std::string(), error.code);
+    refuse(std::move(refusal), request.request_id, std::move(actor), std::move(error), std::move(done));
+}
+
+void Router::refuse(kv::RecordRefusal refusal, std::string request_id, kv::Actor actor, kv::Error error,
+                    std::function<void(HttpResponse)> done) {
+    // A refusal that cannot be recorded is not given: the caller hears of that instead.
+    auto recorded = [request_id = std::move(request_id), error = std::move(error),
+                     done = std::move(done)](kv::Result<kv::Reply> reply) {
+        done(guarded(request_id, [&] { return problem(reply ? error : reply.error(), request_id); }));
+    };
+    client_.submit(std::move(actor), kv::Request(std::move(refusal)), std::move(recorded));
+}
+
+}  // namespace kvd

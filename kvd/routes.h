@@ -26,6 +26,7 @@ struct Route {
     bool has_body;
     bool is_bulk;            // body limit 16 MiB instead of 2 MiB
     bool serves_head;
+    const char* query;  // names of its query parameters, separated by spaces; any other is refused
     // Builds the kv::Request, or says what is wrong with the HTTP one.
     kv::Result<kv::Request> (*parse)(const RouteMatch& match, const HttpRequest& request);
     HttpResponse (*render)(const RouteMatch& match, const HttpRequest& request, kv::Reply reply);
@@ -37,18 +38,24 @@ struct Route {
 struct RouteMatch {
     const Route* route = nullptr;
     std::string ns;   // {id} or {nsId}
-    std::string key;  // {key}
+    std::string key;  // {key}, or {file} of the viewer
+    // A percent escape that is none. Only whoever proved who they are is told: handle() answers it.
+    std::optional<kv::Error> fault;
 };
 
 // The whole table, in the order of HTTP.md.
 std::span<const Route> route_table();
+
+// The table as JSON: [{"method", "pattern", "operation", "action", "permissions", "needsCredential", "hasBody", "servesHead", "query"}].
+std::string routes_json();
 
 struct Limits {
     std::size_t body_bytes_max = 2u << 20;
     std::size_t bulk_body_bytes_max = 16u << 20;
 };
 
-// Finds the route: a match, or not_found / method_not_allowed (with the Allow list in `allow`) / invalid_key...
+// Finds the route: a match, or not_found / method_not_allowed (with the Allow list in `allow`). The grammar of a key is not judged
+// here but by libkv, after the credential.
 struct NoRoute {
     kv::Error error;
     std::string allow;
@@ -71,6 +78,9 @@ public:
                 std::function<void(HttpResponse)> done);
 
 private:
+    void refuse(kv::RecordRefusal refusal, std::string request_id, kv::Actor actor, kv::Error error,
+                std::function<void(HttpResponse)> done);
+
     kv::Client& client_;
 };
 

@@ -13,7 +13,7 @@ struct Asset {
 
 std::string_view openapi_json();
 // "" or "index.html" is the viewer's page.
-std::optional<Asset> viewer_asset(std::string_view name);
+std::optional<Asset> viewer_asset(std::string_view name, bool accepts_gzip);
 // The viewer was found at build time; otherwise the page is plain and shows the document.
 bool has_viewer();
 

@@ -1,0 +1,3 @@
+fetch("/api/v1/kv/openapi.json")
+  .then((answer) => answer.text())
+  .then((text) => { document.getElementById("document").textContent = text; });
