@@ -43,7 +43,7 @@ step "layers"
 .ci/layers.sh
 
 step "release build, gcc"
-cmake --preset release
+cmake --preset release -DKV_BUILD_KVD=ON -DKV_BUILD_TESTS=ON -DKV_BUILD_EXAMPLES=ON
 cmake --build --preset release --parallel "$jobs"
 cmake --build --preset release --parallel "$jobs" --target all_verify_interface_header_sets
 

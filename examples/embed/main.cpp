@@ -9,7 +9,9 @@ int main() {
     auto store = kv::open("memory:", options).value();             // or "sqlite:kv.db"
 
     const kv::Actor actor = kv::Actor::trusted("worker");
-    kv::CreateNamespace production{.name = "production", .application_id = "app-123"};
+    kv::CreateNamespace production;
+    production.application_id = "app-123";
+    production.name = "production";
     store->call(actor, production).value();
 
     auto config = store->in("app-123", "production", actor);
