@@ -51,7 +51,7 @@ if [[ $quick == no && -z $filter ]]; then
     # A second compiler for its warnings; what runs was built by the first.
     step "debug build, clang"
     cmake --preset debug -B build/clang -DCMAKE_C_COMPILER=clang-14 -DCMAKE_CXX_COMPILER=clang++-14 \
-        -DKV_BUILD_TESTS=OFF -DKV_BUILD_EXAMPLES=OFF
+        -DKV_BUILD_TESTS=OFF -DKV_BUILD_EXAMPLES=OFF -DKV_VIEWER=OFF
     cmake --build build/clang --parallel "$jobs"
 fi
 
