@@ -73,12 +73,16 @@ trap tidy EXIT
 trap 'exit 130' INT TERM
 [[ -n $data ]] || data=$work
 
-key=$("$kvd" keygen)
+key=$("$kvd" keygen 2>"$work/log") || { cat "$work/log" >&2; fail "kvd keygen failed"; }
 token=$(head -c 32 /dev/urandom | base64 | tr '+/' '-_' | tr -d '=')
 [[ $data == "$work" ]] || printf '%s\n' "$key" >"$data/master.key"
 
 # Key and token are in the environment of kvd alone, and kvd removes them there once it has read them.
-KV_MASTER_KEY=$key KVD_ROOT_TOKEN=$token "$kvd" --listen 127.0.0.1:0 --storage "sqlite:$data/kv.db" >"$work/log" 2>&1 &
+(
+    unset "${!KV@}" # nobody's settings but ours
+    export KV_MASTER_KEY=$key KVD_ROOT_TOKEN=$token
+    exec "$kvd" serve --listen 127.0.0.1:0 --admin-listen off --storage "sqlite:$data/kv.db"
+) >"$work/log" 2>&1 &
 kvd_pid=$!
 unset key
 
@@ -202,6 +206,7 @@ printf 'The token to authorize with, until kvd ends:\n\n    TOKEN=%s\n\nCtrl-C e
 if [[ $data == "$work" ]]; then
     printf ' and removes its data.\n'
 else
-    printf '; database and master key stay in %s.\n' "$data"
+    printf '; database and master key stay in %s. To start kvd on them again:\n\n' "$data"
+    printf '    KV_MASTER_KEY_FILE=%q KVD_ROOT_TOKEN=$TOKEN %q serve --storage %q\n' "$data/master.key" "$kvd" "sqlite:$data/kv.db"
 fi
 wait "$kvd_pid" || { cat "$work/log" >&2; fail "kvd ended by itself"; }
