@@ -207,6 +207,6 @@ if [[ $data == "$work" ]]; then
     printf ' and removes its data.\n'
 else
     printf '; database and master key stay in %s. To start kvd on them again:\n\n' "$data"
-    printf '    KV_MASTER_KEY_FILE=%q KVD_ROOT_TOKEN=$TOKEN %q serve --storage %q\n' "$data/master.key" "$kvd" "sqlite:$data/kv.db"
+    printf "    KV_MASTER_KEY_FILE=%q KVD_ROOT_TOKEN=\$TOKEN %q serve --storage %q\n" "$data/master.key" "$kvd" "sqlite:$data/kv.db"
 fi
 wait "$kvd_pid" || { cat "$work/log" >&2; fail "kvd ended by itself"; }
