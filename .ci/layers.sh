@@ -41,9 +41,9 @@ only_in '<soci/.*>|<sqlite3\.h>' 'libkv/src/storage/.*' 'only src/storage knows 
 only_in '[<"]rapidjson/.*' 'libkv/src/json/.*' 'only src/json knows RapidJSON'
 only_in '<(boost|spdlog|fmt|prometheus|CLI)/.*>' 'kvd/.*' 'only the daemon knows its libraries'
 
-rules='operation|plan|overlay|authorize|value|validate|text|bytes'
-allow "libkv/src/(operation|plan|authorize|overlay)[^/]*" \
-    "$std|\"kv/(types|request|storage|result|clock|options|secret|export)\.h\"|\"($rules)[a-z_]*\.h\"|\"json/json\.h\"" \
+rules='operation|plan|plan_[a-z_]+|overlay|authorize|value|validate|text|bytes'
+allow "libkv/src/(operation\.|plan|authorize|overlay)[^/]*" \
+    "$std|\"kv/(types|request|storage|result|clock|options|secret|export)\.h\"|\"($rules)\.h\"|\"json/json\.h\"" \
     'the rules are pure: no queue, no keys, no store'
 allow 'libkv/src/crypto/.*' "$std|$posix|<openssl/.*>|<sodium/.*>|$public|\"crypto/[a-z_]+\.h\"|\"(bytes|text)\.h\"" \
     'src/crypto knows its libraries and the public headers'
@@ -54,7 +54,7 @@ allow 'libkv/src/json/.*' "$std|<rapidjson/.*>|\"kv/(result|secret)\.h\"|\"(json
 only_in '"storage/.*"' 'libkv/src/storage/.*' 'a backend is reached through its public header'
 only_in '"(store|handle|maintenance)(_[a-z_]+)?\.h"' 'libkv/src/(store|handle|maintenance)[^/]*' \
     "nobody includes the store's insides"
-only_in '"(commit|read)_queue(_[a-z_]+)?\.h"' 'libkv/src/((commit|read)_queue|reader|store|maintenance)[^/]*' \
+only_in '"(commit|read)_queue(_[a-z_]+)?\.h"' 'libkv/src/((commit|read)_queue|reader|operation_item|store|maintenance)[^/]*' \
     'operations reach a queue through the store'
 only_in '"kvd/.*"' 'kvd/.*' 'libkv never hears of the daemon'
 
