@@ -15,6 +15,7 @@ struct Variable {
     std::string name;
     std::string_view key_path;
     std::string_view value;
+    bool is_broken = false;  // failed its integrity check: a note stands in its place
 };
 
 // Where rendered text goes. It is rendered twice: once into a sink without memory, to learn its size, then into memory
@@ -232,8 +233,20 @@ void put_yaml(Sink& sink, const Variable& variable) {
 
 // ---- all together ----
 
+// A comment in shell, dotenv and YAML alike.
+void put_broken(Sink& sink, const Variable& variable) {
+    sink.put("# ");
+    sink.put(variable.name);
+    sink.put(": ");
+    sink.put(code_name(Errc::integrity));
+    sink.put('\n');
+}
+
 template <class Put>
-SecretBytes render_lines(const std::vector<Variable>& variables, Put put) {
+SecretBytes render_lines(const std::vector<Variable>& variables, Put put_sound) {
+    const auto put = [&](Sink& sink, const Variable& variable) {
+        variable.is_broken ? put_broken(sink, variable) : put_sound(sink, variable);
+    };
     Sink measured;
     for (const Variable& variable : variables) put(measured, variable);
     SecretBytes text = SecretBytes::of_size(measured.size());
@@ -246,7 +259,16 @@ SecretBytes render_lines(const std::vector<Variable>& variables, Put put) {
 SecretBytes render_json(const std::vector<Variable>& variables) {
     json::Writer writer;
     writer.begin_object();
-    for (const Variable& variable : variables) writer.member(variable.name, variable.value);
+    for (const Variable& variable : variables) {
+        writer.key(variable.name);
+        if (variable.is_broken) {
+            writer.begin_object();
+            writer.member("error", code_name(Errc::integrity));
+            writer.end_object();
+        } else {
+            writer.string(variable.value);
+        }
+    }
     writer.end_object();
     return SecretBytes(writer.text());
 }
@@ -280,9 +302,10 @@ Result<SecretBytes> render_environment(const std::vector<ExportItem>& items, std
     std::vector<Variable> variables;
     variables.reserve(items.size());
     for (const ExportItem& item : items) {
-        std::string_view value = item.value->bytes.reveal();
-        if (item.value->type == ValueType::binary) value = encoded.emplace_back(encode_secret(value)).reveal();
-        variables.push_back({variable_name(cut_folder(item.key_path, prefix)), item.key_path, value});
+        const bool is_broken = item.value == nullptr;
+        std::string_view value = is_broken ? std::string_view() : item.value->bytes.reveal();
+        if (!is_broken && item.value->type == ValueType::binary) value = encoded.emplace_back(encode_secret(value)).reveal();
+        variables.push_back({variable_name(cut_folder(item.key_path, prefix)), item.key_path, value, is_broken});
     }
     KV_CHECK(check_variables(variables));
     return render(std::move(variables), format);

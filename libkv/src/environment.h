@@ -7,9 +7,10 @@
 
 namespace kv {
 
+// A value that failed its integrity check is told in its place: {"error": "integrity"} in JSON, else a comment.
 struct ExportItem {
     std::string key_path;
-    const Value* value = nullptr;  // borrowed
+    const Value* value = nullptr;  // borrowed; null: it failed its integrity check
 };
 
 // Renders entries as environment variables: `prefix` (a folder) is cut off, `/`, `-` and `.` become `_`, letters upper case. BINARY

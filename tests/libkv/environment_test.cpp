@@ -317,3 +317,17 @@ TEST_CASE("python-dotenv reads back the dotenv format, but for backslash pairs a
         CHECK(value->text == values[i]);
     }
 }
+
+TEST_CASE("a value that failed its integrity check is told in its place") {
+    const kv::Value host{kv::ValueType::string, kv::SecretBytes("localhost")};
+    const std::vector<kv::ExportItem> items = {{"db/host", &host}, {"db/password", nullptr}};
+    using Format = kv::ExportEntries::Format;
+    const auto rendered = [&](Format format) {
+        auto text = kv::render_environment(items, "db", format);
+        return text ? std::string(text->reveal()) : text.error().message;
+    };
+    CHECK(rendered(Format::shell) == "export HOST='localhost'\n# PASSWORD: integrity\n");
+    CHECK(rendered(Format::dotenv) == "HOST='localhost'\n# PASSWORD: integrity\n");
+    CHECK(rendered(Format::yaml) == "HOST: \"localhost\"\n# PASSWORD: integrity\n");
+    CHECK(rendered(Format::json) == R"({"HOST":"localhost","PASSWORD":{"error":"integrity"}})");
+}
