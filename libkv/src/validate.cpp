@@ -62,8 +62,8 @@ Result<void> check_prose(const char* field, std::string_view text, std::size_t b
 Result<void> check_identifier(const char* field, std::string_view text, std::string_view forbidden) {
     if (text.empty()) return invalid(field, std::string(field) + " is empty");
     KV_CHECK(check_line(field, text, name_bytes_max));
-    if (text.find_first_of(forbidden) != std::string_view::npos) {
-        return invalid(field, std::string(field) + " holds one of the characters " + std::string(forbidden));
+    for (const char c : forbidden) {
+        if (text.find(c) != std::string_view::npos) return invalid(field, std::string(field) + " holds a " + c);
     }
     return {};
 }
