@@ -171,10 +171,7 @@ void Worker::close_all() {
 // ---- Session ----
 
 Session::Session(Socket socket, Worker& worker, SessionContext& context)
-    : socket_(std::move(socket)), worker_(worker), context_(context), scanner_(context.limits.framing) {
-    context_.sessions.fetch_add(1, std::memory_order_relaxed);
-    context_.metrics.connections.fetch_add(1, std::memory_order_relaxed);
-}
+    : socket_(std::move(socket)), worker_(worker), context_(context), scanner_(context.limits.framing) {}
 
 Session::~Session() { close(); }
 
