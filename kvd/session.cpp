@@ -366,8 +366,8 @@ std::optional<Error> Session::judge_body(const Head& head) const {
         if (head.has_body()) return Error{Errc::invalid_request, "this request takes no body"};
         return std::nullopt;
     }
-    // The body of a DELETE is optional, and clients that have none say nothing.
-    if (!head.has_length() && request_.method != "DELETE")
+    // Clients that leave out an optional body say nothing of its length.
+    if (!head.has_length() && verdict_.needs_body)
         return Error{Errc::length_required, "Content-Length is needed, also where it is 0"};
     if (head.content_length.value_or(0) > verdict_.body_bytes_max)
         return Error{.code = Errc::too_large, .message = "the body is too large", .limit = verdict_.body_bytes_max};
