@@ -24,7 +24,7 @@ public:
         RouteMatch match;
         kv::Actor actor;
         bool has_body = false;    // may have one
-        bool needs_body = false;  // a request that says nothing of its length is 411
+        bool needs_body = false;  // and must say how long it is
         std::size_t body_bytes_max = 0;
     };
 

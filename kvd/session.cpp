@@ -367,7 +367,7 @@ std::optional<Error> Session::judge_body(const Head& head) const {
         if (head.has_body()) return Error{Errc::invalid_request, "this request takes no body"};
         return std::nullopt;
     }
-    // Clients that have no body for a DELETE, or for a rollback to the version before, say nothing of its length.
+    // Clients that leave out an optional body say nothing of its length.
     if (!head.has_length() && verdict_.needs_body)
         return Error{Errc::length_required, "Content-Length is needed, also where it is 0"};
     if (head.content_length.value_or(0) > verdict_.body_bytes_max)
