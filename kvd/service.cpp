@@ -76,6 +76,7 @@ Service::Verdict ApiService::judge(const HttpRequest& request, std::string_view 
     const Route& route = *verdict.match.route;
     verdict.operation = static_cast<std::size_t>(&route - route_table().data());
     verdict.has_body = route.has_body;
+    verdict.needs_body = route.needs_body;
     verdict.body_bytes_max = route.is_bulk ? limits_.bulk_body_bytes_max : limits_.body_bytes_max;
     if (route.needs_credential) {
         verdict.refusal = authenticate(request, authorization, verdict.actor);

@@ -368,7 +368,9 @@ std::vector<VersionRow> Tables::scan_due_versions(const DueVersionRange& range) 
         if (batch.is_full()) break;
         const VersionRow& row = version->row;
         if (row.ns != range.ns || row.is_tombstone || row.key_generation >= range.generation) continue;
-        batch.add(load(*version, true));
+        VersionRow loaded = load(*version, true);
+        if (const EntryPtr entry = find_entry(row.entry_id)) loaded.key_path = entry->row.key_path;
+        batch.add(std::move(loaded));
     }
     return batch.take();
 }

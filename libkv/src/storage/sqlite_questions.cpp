@@ -346,11 +346,16 @@ std::vector<EntryRow> Questions::scan_due(const DueRange& range) {
 }
 
 std::vector<VersionRow> Questions::scan_due_versions(const DueVersionRange& range) {
-    return read_batch<VersionRow>(
+    std::vector<VersionRow> rows = read_batch<VersionRow>(
         connection_.run("select " KV_VERSION_COLUMNS ", value from versions indexed by versions_by_generation"
                         " where namespace_id = ?1 and is_tombstone = 0 and key_generation < ?2 order by key_generation",
                         range.ns, range.generation),
         range.limit, range.bytes, read_version);
+    for (VersionRow& row : rows) {
+        Run run = connection_.run("select key_path from entries where id = ?1", row.entry_id);
+        if (run.next()) row.key_path = run.text(0);
+    }
+    return rows;
 }
 
 // ---- small tables ----
