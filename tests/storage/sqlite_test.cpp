@@ -329,6 +329,15 @@ TEST_CASE("a row that no writer of ours makes is an integrity error") {
     }
 }
 
+TEST_CASE("a trigger that somebody put into the file does not run") {
+    Folder folder;
+    CHECK(put(*folder.open(), {entry(1, "key", "old")}));
+    Shell(folder.database).run("create trigger leak after update on entries begin update entries set value = x'00'; end");
+    auto storage = folder.open();
+    CHECK(put(*storage, {entry(1, "key", "new")}));
+    CHECK(value(*storage) == "new");
+}
+
 TEST_CASE("no error quotes a value") {
     Folder folder;
     auto storage = folder.open();
