@@ -45,6 +45,12 @@ public:
         set([&] { is_closed_ = false; });
         changed_.notify_all();
     }
+    // From now on a find() outside a write waits until it is let pass.
+    void hold_finds() { set([&] { finds_allowed_ = 0; }); }
+    void let_finds_pass(int count) {
+        set([&] { finds_allowed_ += count; });
+        changed_.notify_all();
+    }
     // True once `count` writes stand at the door.
     bool wait_at_gate(int count) {
         std::unique_lock lock(mutex_);
@@ -55,7 +61,7 @@ public:
     std::atomic<int> idles{0};
     std::atomic<int> inside{0};      // writes and tidyings going on
     std::atomic<bool> overlapped{false};
-    std::atomic<int> idle_milliseconds{0};
+    std::atomic<bool> holds_idle{false};  // a tidying goes on until this is false
 
 private:
     friend class FaultStorage;
@@ -72,6 +78,11 @@ private:
         changed_.notify_all();
         changed_.wait(lock, [&] { return !is_closed_; });
         --at_gate_;
+    }
+    void pass_find() {
+        std::unique_lock lock(mutex_);
+        changed_.wait(lock, [&] { return finds_allowed_ > 0; });
+        --finds_allowed_;
     }
     std::optional<Errc> next_write() {
         std::lock_guard lock(mutex_);
@@ -126,6 +137,7 @@ private:
     bool loses_races_ = false;
     bool is_closed_ = false;
     int at_gate_ = 0;
+    int finds_allowed_ = 1'000'000'000;
 };
 
 inline Error injected(Errc code) { return Error{code, "a fault of the test", {}}; }
@@ -153,6 +165,7 @@ public:
     FaultStorage(Storage& inner, Faults& faults) : Forwarding(inner), faults_(faults) {}
 
     Result<std::vector<Found>> find(std::span<const EntryRef> refs, Want want) override {
+        faults_.pass_find();
         if (const auto code = faults_.read_code()) return injected(*code);
         return inner_.find(refs, want);
     }
@@ -195,7 +208,7 @@ public:
     void idle() override {
         const Inside inside(faults_);
         ++faults_.idles;
-        std::this_thread::yield();
+        while (faults_.holds_idle) std::this_thread::yield();
         inner_.idle();
     }
     Stats stats() override { return inner_.stats(); }
