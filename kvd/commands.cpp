@@ -23,7 +23,11 @@ int fail(ExitCode code, const std::string& message) {
 kv::Result<kv::SecretBytes> load_key(const Settings& settings, const SecretVariables& variables) {
     if (variables.master_key && variables.master_key_file) return missing("both KV_MASTER_KEY and KV_MASTER_KEY_FILE are set: unset one");
     if (variables.master_key_file) return kv::read_master_key_file(*variables.master_key_file);
-    if (variables.master_key) return kv::parse_master_key(variables.master_key->reveal());
+    if (variables.master_key) {
+        auto key = kv::parse_master_key(variables.master_key->reveal());
+        if (!key) key.error().message = "KV_MASTER_KEY: " + key.error().message;
+        return key;
+    }
     if (settings.dev) {
         if (settings.storage != "memory:")
             return missing("--dev would make up a key that opens " + settings.storage + " only once: set KV_MASTER_KEY, or leave --storage out");

@@ -431,12 +431,13 @@ SecretVariables SecretVariables::take() {
         kv::SecretBytes secret{std::string_view(value)};
         kv::secure_wipe(value, secret.size());
         unsetenv(name);
+        if (secret.empty()) return std::nullopt;
         return secret;
     };
     SecretVariables secrets;
     secrets.master_key = take_one("KV_MASTER_KEY");
     secrets.root_token = take_one("KVD_ROOT_TOKEN");
-    if (const char* path = std::getenv("KV_MASTER_KEY_FILE")) secrets.master_key_file = path;
+    if (const char* path = std::getenv("KV_MASTER_KEY_FILE"); path != nullptr && *path != '\0') secrets.master_key_file = path;
     return secrets;
 }
 

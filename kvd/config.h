@@ -72,7 +72,7 @@ std::variant<Command, ConfigError> parse_command(const std::vector<std::string>&
 // The environment without its secrets, and every other variable of ours.
 Environment read_environment();
 
-// The secrets of the environment. Taking them overwrites their bytes where they stand, so that neither /proc nor a child
+// The secrets of the environment; an empty variable is as good as none. Taking them overwrites their bytes where they stand, so that neither /proc nor a child
 // shows them, and unsets them.
 struct SecretVariables {
     std::optional<kv::SecretBytes> master_key;       // KV_MASTER_KEY

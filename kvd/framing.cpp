@@ -72,6 +72,7 @@ public:
         std::optional<std::string_view> host, length, encoding, authorization, content_type, if_match, if_none_match,
             expect, request_id;
         std::string accept;
+        std::string accept_encoding;
     };
 
     std::string_view method, target;
@@ -94,6 +95,11 @@ private:
         field = value;
     }
 
+    static void append(std::string& list, std::string_view value) {
+        if (!list.empty()) list += ", ";
+        list += value;
+    }
+
     void on_field_impl(http::field, beast::string_view name_text, beast::string_view value_text,
                        beast::error_code&) override {
         const std::string_view name = view(name_text);
@@ -108,10 +114,8 @@ private:
         if (is("if-none-match")) return once(fields.if_none_match, value, "If-None-Match");
         if (is("expect")) return once(fields.expect, value, "Expect");
         if (is("x-request-id")) return once(fields.request_id, value, "X-Request-Id");
-        if (is("accept")) {
-            if (!fields.accept.empty()) fields.accept += ", ";
-            fields.accept += value;
-        }
+        if (is("accept")) return append(fields.accept, value);
+        if (is("accept-encoding")) return append(fields.accept_encoding, value);
     }
 
     void on_response_impl(int, beast::string_view, int, beast::error_code&) override {}
@@ -242,6 +246,7 @@ Result<Head> parse_head(std::string_view block, const FramingLimits& limits) {
     head.if_none_match = fields.if_none_match.value_or(std::string_view());
     if (!head.is_http_1_0) head.expect = fields.expect.value_or(std::string_view());  // 1.0 has no expectations
     head.accept = std::move(fields.accept);
+    head.accept_encoding = std::move(fields.accept_encoding);
     constexpr std::size_t request_id_bytes_max = 128;
     if (fields.request_id && fields.request_id->size() <= request_id_bytes_max && is_visible_ascii(*fields.request_id))
         head.request_id = *fields.request_id;

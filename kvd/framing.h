@@ -49,6 +49,7 @@ struct Head {
     std::string_view expect;
     std::string_view request_id;  // empty unless 1–128 visible ASCII characters
     std::string accept;           // repeated fields joined: a list, RFC 9110 section 5.3
+    std::string accept_encoding;  // the same
     std::optional<std::uint64_t> content_length;
     bool is_chunked = false;
 

@@ -30,18 +30,22 @@ constexpr kv::PermissionSet audit_read = {Permission::audit_read};
 // What the rows of the table below have in common, so that a row says only what is its own.
 constexpr Route read_route(const char* method, const char* pattern, const char* operation, kv::PermissionSet permissions,
                            const char* query, parse::Parse* parse, render::Render* render) {
-    return {method, pattern, operation, AuditAction::read, permissions, true, false, false, false, query, parse, render, nullptr};
+    return {method, pattern, operation, AuditAction::read, permissions, true, false, false, false, false, query, parse, render, nullptr};
 }
 constexpr Route write_route(const char* method, const char* pattern, const char* operation, AuditAction action,
                             kv::PermissionSet permissions, const char* query, parse::Parse* parse, render::Render* render) {
-    return {method, pattern, operation, action, permissions, true, true, false, false, query, parse, render, nullptr};
+    return {method, pattern, operation, action, permissions, true, true, true, false, false, query, parse, render, nullptr};
 }
 constexpr Route bulk_route(const char* pattern, const char* operation, AuditAction action, kv::PermissionSet permissions,
                            parse::Parse* parse, render::Render* render) {
-    return {"POST", pattern, operation, action, permissions, true, true, true, false, "", parse, render, nullptr};
+    return {"POST", pattern, operation, action, permissions, true, true, true, true, false, "", parse, render, nullptr};
 }
 constexpr Route document_route(const char* pattern, const char* operation, render::Answer* answer) {
-    return {"GET", pattern, operation, AuditAction::read, none, false, false, false, false, "", nullptr, nullptr, answer};
+    return {"GET", pattern, operation, AuditAction::read, none, false, false, false, false, false, "", nullptr, nullptr, answer};
+}
+constexpr Route body_optional(Route route) {
+    route.needs_body = false;
+    return route;
 }
 constexpr Route with_head(Route route) {
     route.serves_head = true;
@@ -64,10 +68,10 @@ constexpr Route routes[] = {
     read_route("GET", one_namespace, "namespace.get", namespace_read, "", parse::get_namespace, render::namespace_one),
     write_route("PUT", one_namespace, "namespace.update", AuditAction::write, namespace_write, "", parse::update_namespace,
                 render::namespace_one),
-    write_route("DELETE", one_namespace, "namespace.delete", AuditAction::delete_, namespace_delete, "purge",
-                parse::delete_namespace, render::no_content),
-    write_route("POST", BASE "/namespaces/{id}/restore", "namespace.restore", AuditAction::write, namespace_delete, "",
-                parse::restore_namespace, render::namespace_one),
+    body_optional(write_route("DELETE", one_namespace, "namespace.delete", AuditAction::delete_, namespace_delete, "purge",
+                              parse::delete_namespace, render::no_content)),
+    body_optional(write_route("POST", BASE "/namespaces/{id}/restore", "namespace.restore", AuditAction::write,
+                              namespace_delete, "", parse::restore_namespace, render::namespace_one)),
 
     read_route("GET", entries, "entry.list", namespace_read, "prefix delimiter includeValues expiringBefore limit cursor",
                parse::list_entries, render::entry_list),
@@ -76,8 +80,8 @@ constexpr Route routes[] = {
                 render::entry_written),
     write_route("PATCH", one_entry, "entry.patch", AuditAction::write, entry_write, "", parse::patch_entry,
                 render::entry_written),
-    write_route("DELETE", one_entry, "entry.delete", AuditAction::delete_, entry_delete, "purge", parse::delete_entry,
-                render::no_content),
+    body_optional(write_route("DELETE", one_entry, "entry.delete", AuditAction::delete_, entry_delete, "purge",
+                              parse::delete_entry, render::no_content)),
 
     bulk_route(BASE "/{nsId}/bulk/get", "bulk.get", AuditAction::read, entry_read, parse::bulk_get, render::bulk_got),
     bulk_route(BASE "/{nsId}/bulk/set", "bulk.set", AuditAction::write, entry_write, parse::bulk_set, render::bulk_set),
@@ -88,8 +92,8 @@ constexpr Route routes[] = {
                 render::entry_written),
     read_route("GET", entry_versions, "entry.versions", entry_read, "includeValues limit cursor", parse::list_versions,
                render::version_list),
-    write_route("POST", rollback_entry, "entry.rollback", AuditAction::rollback, secret_rotate, "includeValue",
-                parse::rollback, render::entry_written),
+    body_optional(write_route("POST", rollback_entry, "entry.rollback", AuditAction::rollback, secret_rotate,
+                              "includeValue", parse::rollback, render::entry_written)),
 
     read_route("GET", BASE "/audit", "audit.list", audit_read,
                "namespaceId keyPath userId credentialId action operation success from to order limit cursor",
@@ -255,6 +259,7 @@ void write_route(kv::json::Writer& out, const Route& route) {
     out.end_array();
     out.member("needsCredential", route.needs_credential);
     out.member("hasBody", route.has_body);
+    out.member("needsBody", route.needs_body);
     out.member("servesHead", route.serves_head);
     out.member("query", route.query);
     out.end_object();

@@ -23,7 +23,8 @@ struct Route {
     kv::AuditAction action;  // how a refusal of it is recorded
     kv::PermissionSet permissions;  // what a plain request of it needs; empty: none
     bool needs_credential;
-    bool has_body;
+    bool has_body;    // may have one
+    bool needs_body;  // a request without Content-Length and without chunks is 411 instead of one with an empty body
     bool is_bulk;            // body limit 16 MiB instead of 2 MiB
     bool serves_head;
     const char* query;  // names of its query parameters, separated by spaces; any other is refused
@@ -46,7 +47,7 @@ struct RouteMatch {
 // The whole table, in the order of HTTP.md.
 std::span<const Route> route_table();
 
-// The table as JSON: [{"method", "pattern", "operation", "action", "permissions", "needsCredential", "hasBody", "servesHead", "query"}].
+// The table as JSON: [{"method", "pattern", "operation", "action", "permissions", "needsCredential", "hasBody", "needsBody", "servesHead", "query"}].
 std::string routes_json();
 
 struct Limits {

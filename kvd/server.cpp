@@ -91,6 +91,8 @@ public:
 private:
     void on_connection(Worker& worker, Session::Socket socket) {
         if (sessions_.sessions.load(std::memory_order_relaxed) >= connections_max_) return turn_away(std::move(socket));
+        sessions_.sessions.fetch_add(1, std::memory_order_relaxed);
+        sessions_.metrics.connections.fetch_add(1, std::memory_order_relaxed);
         sessions_.metrics.connections_accepted.fetch_add(1, std::memory_order_relaxed);
         net::post(worker.context(), [&worker, &sessions = sessions_, socket = std::move(socket)]() mutable {
             std::make_shared<Session>(std::move(socket), worker, sessions)->start();

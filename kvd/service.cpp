@@ -66,14 +66,9 @@ Service::Verdict ApiService::judge(const HttpRequest& request, std::string_view 
 
     Verdict verdict;
     verdict.operation = Metrics::operation_of(Metrics::no_route);
-    std::optional<Error> unauthenticated;
     auto found = match_route(request.method, request.path);
     if (auto* none = std::get_if<NoRoute>(&found)) {
-        // Paths are public; what is wrong with a key is for those who may log in.
-        const Errc code = none->error.code;
-        if (code != Errc::not_found && code != Errc::method_not_allowed)
-            unauthenticated = authenticate(request, authorization, verdict.actor);
-        verdict.answer = problem(unauthenticated ? *unauthenticated : none->error, request.request_id);
+        verdict.answer = problem(none->error, request.request_id);
         if (!none->allow.empty()) verdict.answer->headers.emplace_back("Allow", std::move(none->allow));
         return verdict;
     }
@@ -81,6 +76,7 @@ Service::Verdict ApiService::judge(const HttpRequest& request, std::string_view 
     const Route& route = *verdict.match.route;
     verdict.operation = static_cast<std::size_t>(&route - route_table().data());
     verdict.has_body = route.has_body;
+    verdict.needs_body = route.needs_body;
     verdict.body_bytes_max = route.is_bulk ? limits_.bulk_body_bytes_max : limits_.body_bytes_max;
     if (route.needs_credential) {
         verdict.refusal = authenticate(request, authorization, verdict.actor);

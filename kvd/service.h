@@ -23,7 +23,8 @@ public:
         std::optional<kv::Error> refusal;    // to be given to refuse()
         RouteMatch match;
         kv::Actor actor;
-        bool has_body = false;
+        bool has_body = false;    // may have one
+        bool needs_body = false;  // and must say how long it is
         std::size_t body_bytes_max = 0;
     };
 

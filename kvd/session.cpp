@@ -171,10 +171,7 @@ void Worker::close_all() {
 // ---- Session ----
 
 Session::Session(Socket socket, Worker& worker, SessionContext& context)
-    : socket_(std::move(socket)), worker_(worker), context_(context), scanner_(context.limits.framing) {
-    context_.sessions.fetch_add(1, std::memory_order_relaxed);
-    context_.metrics.connections.fetch_add(1, std::memory_order_relaxed);
-}
+    : socket_(std::move(socket)), worker_(worker), context_(context), scanner_(context.limits.framing) {}
 
 Session::~Session() { close(); }
 
@@ -319,6 +316,7 @@ void Session::read_request(const Head& head) {
     request_.has_query = head.has_query;
     request_.content_type = head.content_type;
     request_.accept = head.accept;
+    request_.accept_encoding = head.accept_encoding;
     request_.if_match = head.if_match;
     request_.if_none_match = head.if_none_match;
     request_.request_id = head.request_id.empty() ? worker_.draw_id() : std::string(head.request_id);
@@ -366,7 +364,9 @@ std::optional<Error> Session::judge_body(const Head& head) const {
         if (head.has_body()) return Error{Errc::invalid_request, "this request takes no body"};
         return std::nullopt;
     }
-    if (!head.has_length()) return Error{Errc::length_required, "a body needs Content-Length or chunked transfer coding"};
+    // Clients that leave out an optional body say nothing of its length.
+    if (!head.has_length() && verdict_.needs_body)
+        return Error{Errc::length_required, "Content-Length is needed, also where it is 0"};
     if (head.content_length.value_or(0) > verdict_.body_bytes_max)
         return Error{.code = Errc::too_large, .message = "the body is too large", .limit = verdict_.body_bytes_max};
     return std::nullopt;

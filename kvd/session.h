@@ -39,7 +39,7 @@ struct SessionContext {
     SessionLimits limits;
     bool logs_requests = false;
     std::atomic<bool> draining{false};
-    std::atomic<std::size_t> sessions{0};
+    std::atomic<std::size_t> sessions{0};  // counted up by who accepts, down by the session itself
 };
 
 // One connection, from accept to close: reads a request, hands it over, writes the answer, one at a time. What follows

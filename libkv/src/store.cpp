@@ -216,6 +216,10 @@ void Store::Impl::start(Actor actor, Request request, Completion done, bool wait
     operation.actor = std::move(actor);
     operation.request = std::move(request);
     if (operation.actor.request_id.empty()) operation.actor.request_id = crypto::make_uuid(Time{}).to_string();
+    // A refusal is recorded whatever was asked for; what is no key path at all is left out of the record.
+    if (auto* refusal = std::get_if<RecordRefusal>(&operation.request); refusal != nullptr && !check_prefix(refusal->key_path)) {
+        refusal->key_path.clear();
+    }
 
     if (auto valid = validate(operation.actor, operation.request, options_.limits); !valid) {
         // What is wrong with the items of a bulk write is told only to those who may write them.

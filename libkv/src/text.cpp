@@ -52,6 +52,17 @@ std::size_t skip_ascii(std::string_view text, std::size_t at) {
     return at;
 }
 
+// Passes groups of eight without a control character or a byte beyond ASCII; stops at the first group that is not so.
+std::size_t skip_printable_ascii(std::string_view text, std::size_t at) {
+    for (; at + 8 <= text.size(); at += 8) {
+        const std::uint64_t word = load_eight(text.data() + at);
+        const std::uint64_t del = word ^ repeat(0x7f);
+        // Among bytes below 0x80, one that is less than what is subtracted borrows and gets its high bit set.
+        if ((((word - repeat(0x20)) | (del - repeat(1)) | word) & repeat(0x80)) != 0) break;
+    }
+    return at;
+}
+
 // The length of the sequence of two to four bytes at `at`; 0 if it is none. The range of the second byte is what rules
 // out long forms, surrogates and code points above U+10FFFF (RFC 3629 section 4).
 std::size_t sequence_length(std::string_view text, std::size_t at) {
@@ -149,7 +160,7 @@ std::size_t valid_utf8_prefix(std::string_view text) noexcept {
 bool is_valid_utf8(std::string_view text) noexcept { return valid_utf8_prefix(text) == text.size(); }
 
 bool has_control_character(std::string_view text) noexcept {
-    for (std::size_t at = 0; at < text.size(); ++at) {
+    for (std::size_t at = skip_printable_ascii(text, 0); at < text.size(); ++at) {
         const std::uint8_t byte = byte_at(text, at);
         if (byte < 0x20 || byte == 0x7f) return true;
         // U+0080..U+009F are C2 80..C2 9F; C2 cannot be a later byte of a sequence.

@@ -62,8 +62,8 @@ Result<void> check_prose(const char* field, std::string_view text, std::size_t b
 Result<void> check_identifier(const char* field, std::string_view text, std::string_view forbidden) {
     if (text.empty()) return invalid(field, std::string(field) + " is empty");
     KV_CHECK(check_line(field, text, name_bytes_max));
-    if (text.find_first_of(forbidden) != std::string_view::npos) {
-        return invalid(field, std::string(field) + " holds one of the characters " + std::string(forbidden));
+    for (const char c : forbidden) {
+        if (text.find(c) != std::string_view::npos) return invalid(field, std::string(field) + " holds a " + c);
     }
     return {};
 }
@@ -167,11 +167,6 @@ Result<void> check_namespace(const NamespaceRef& ref) {
     return Error{Errc::not_found, "no such namespace"};
 }
 
-Result<void> check_history_kept(bool is_secret, bool keeps_history) {
-    if (!is_secret || keeps_history) return {};
-    return invalid("keepsHistory", "a secret namespace keeps its history", Errc::history_required);
-}
-
 // ---- bulk ----
 
 Result<void> check_count(const char* field, std::size_t count, const Limits& limits) {
@@ -241,8 +236,7 @@ struct Validator {
         KV_CHECK(check_application_id(request.application_id));
         KV_CHECK(check_prose("description", request.description, description_bytes_max));
         KV_CHECK(check_if_given(request.default_ttl_seconds, check_default_ttl));
-        KV_CHECK(check_history_limit(request.history_limit));
-        return check_history_kept(request.is_secret, request.keeps_history);
+        return check_history_limit(request.history_limit);
     }
 
     Result<void> operator()(const UpdateNamespace& request) const {
@@ -254,7 +248,6 @@ struct Validator {
         if (request.default_ttl_seconds) KV_CHECK(check_if_given(*request.default_ttl_seconds, check_default_ttl));
         KV_CHECK(check_history_limit(request.history_limit));
         KV_CHECK(check_precondition(request.precondition));
-        KV_CHECK(check_history_kept(request.is_secret.value_or(false), request.keeps_history.value_or(true)));
         return check_namespace(request.ns);
     }
 

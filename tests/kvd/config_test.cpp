@@ -1,0 +1,193 @@
+#include "kvd/config.h"
+
+#include <doctest/doctest.h>
+#include <unistd.h>
+
+#include <cstdlib>
+#include <fstream>
+
+#include "kv/version.h"
+#include "kvd/server.h"
+
+namespace {
+
+using kvd::Command;
+using kvd::ConfigError;
+using kvd::Environment;
+using kvd::Settings;
+
+// A file of settings that is gone at the end of the test.
+class SettingsFile {
+public:
+    explicit SettingsFile(const std::string& text) {
+        std::string path = "/tmp/kvd_config_test_XXXXXX";
+        const int file = mkstemp(path.data());
+        REQUIRE(file >= 0);
+        ::close(file);
+        path_ = path;
+        std::ofstream(path_) << text;
+    }
+    ~SettingsFile() { ::unlink(path_.c_str()); }
+    SettingsFile(const SettingsFile&) = delete;
+    SettingsFile& operator=(const SettingsFile&) = delete;
+    const std::string& path() const { return path_; }
+
+private:
+    std::string path_;
+};
+
+Settings settings(std::vector<std::string> arguments, const Environment& environment = {}) {
+    arguments.insert(arguments.begin(), "serve");
+    auto parsed = kvd::parse_command(arguments, environment);
+    if (auto* error = std::get_if<ConfigError>(&parsed)) FAIL(error->message);
+    return std::get<Command>(parsed).settings;
+}
+
+// "64 --threads: must be..."
+std::string failure(const std::vector<std::string>& arguments, const Environment& environment = {}) {
+    const auto parsed = kvd::parse_command(arguments, environment);
+    const auto* error = std::get_if<ConfigError>(&parsed);
+    return error ? std::to_string(error->code) + " " + error->message : "understood";
+}
+
+bool contains(const std::string& text, const std::string& part) { return text.find(part) != std::string::npos; }
+
+}  // namespace
+
+TEST_CASE("without settings kvd listens on loopback and keeps a file") {
+    const Settings s = settings({});
+    CHECK(s.listen == "127.0.0.1:8420");
+    CHECK(s.admin_listen == "127.0.0.1:8421");
+    CHECK(s.storage == "sqlite:kv.db");
+    CHECK(s.tokens.empty());
+    CHECK_FALSE(s.dev);
+    CHECK(s.header_timeout == std::chrono::seconds(10));
+    CHECK(s.store.limits.value_bytes_max == 1u << 20);
+}
+
+TEST_CASE("flags win over the environment, the environment over the file") {
+    const SettingsFile file("threads = 1\nlisten = \"127.0.0.1:1\"  # a comment\ntokens = 'a # b'\n\n# another\nlog-format=json\r\n");
+    const std::vector<std::string> config = {"--config", file.path()};
+    CHECK(settings(config).threads == 1);
+    CHECK(settings(config).listen == "127.0.0.1:1");
+    CHECK(settings(config).tokens == "a # b");
+    CHECK(settings(config).log_format == kvd::LogFormat::json);
+    CHECK(settings(config, {{"KVD_THREADS", "2"}}).threads == 2);
+    CHECK(settings({"--config", file.path(), "--threads", "3"}, {{"KVD_THREADS", "2"}}).threads == 3);
+    CHECK(settings({"--threads=3"}, {{"KVD_THREADS", "2"}, {"KVD_CONFIG", file.path()}}).threads == 3);
+    CHECK(settings({}, {{"KVD_CONFIG", file.path()}}).listen == "127.0.0.1:1");
+}
+
+TEST_CASE("switches can be switched everywhere") {
+    CHECK(settings({"--dev"}).dev);
+    CHECK(settings({}, {{"KVD_DEV", "true"}}).dev);
+    CHECK(settings({}, {{"KVD_DEV", "1"}}).dev);
+    CHECK_FALSE(settings({"--dev=false"}, {{"KVD_DEV", "true"}}).dev);
+    CHECK(failure({"serve"}, {{"KVD_DEV", "yes"}}) == "78 KVD_DEV: must be true or false");
+    CHECK(settings({"--dev"}).storage == "memory:");
+    CHECK(settings({"--dev", "--storage", "sqlite:x"}).storage == "sqlite:x");
+}
+
+TEST_CASE("what nobody knows is refused by its name") {
+    CHECK(contains(failure({"serve"}, {{"KVD_LISTENN", "x"}}), "78 unknown variable KVD_LISTENN"));
+    const SettingsFile unknown("threads = 1\nlissten = \"x\"\n");
+    CHECK(failure({"serve", "--config", unknown.path()}) == "78 " + unknown.path() + " line 2: unknown key \"lissten\"");
+    const SettingsFile check("check-config = true\n");
+    CHECK(contains(failure({"serve", "--config", check.path()}), "unknown key \"check-config\""));
+    CHECK(contains(failure({"serve", "--lissten", "x"}), "64 "));
+    CHECK(contains(failure({"serve", "--lissten", "x"}), "--lissten"));
+    CHECK(contains(failure({"sreve"}), "64 "));
+    CHECK(contains(failure({}), "64 a command is needed"));
+    CHECK(contains(failure({"serve", "extra"}), "64 "));
+}
+
+TEST_CASE("a value that does not fit is refused with its source, also where a stronger one hides it") {
+    CHECK(failure({"serve", "--threads", "many"}) == "64 --threads: must be a number from 0 to 1024");
+    CHECK(failure({"serve"}, {{"KVD_THREADS", "-1"}}) == "78 KVD_THREADS: must be a number from 0 to 1024");
+    CHECK(contains(failure({"serve", "--threads", "1"}, {{"KVD_THREADS", "x"}}), "78 KVD_THREADS"));
+    CHECK(failure({"serve", "--log-level", "loud"}) == "64 --log-level: must be one of debug, info, warning, error");
+    CHECK(contains(failure({"serve", "--listen", "localhost"}), "64 --listen: \"localhost\" is not ADDRESS:PORT"));
+    CHECK(contains(failure({"serve", "--listen", "127.0.0.1:65536"}), "64 --listen"));
+    CHECK(contains(failure({"serve", "--listen", "example.com:80"}), "64 --listen"));
+    CHECK(contains(failure({"serve", "--header-timeout", "soon"}), "64 --header-timeout: must be a time like"));
+    CHECK(contains(failure({"serve", "--value-bytes-max", "2MiB"}), "64 --value-bytes-max: must be a number from 1 to 1048576"));
+    CHECK(contains(failure({"serve", "--threads", "1", "--threads", "2"}), "64 "));
+    for (const char* line : {"threads", "threads = ", "threads = [1]", "threads = 1 2", "tokens = \"a", "tokens = \"a\" b", "threads = 1\nthreads = 1"}) {
+        INFO(line);
+        const SettingsFile file(line);
+        CHECK(contains(failure({"serve", "--config", file.path()}), "78 " + file.path() + " line "));
+    }
+    CHECK(contains(failure({"serve", "--config", "/nonexistent/kvd.toml"}), "78 /nonexistent/kvd.toml: "));
+}
+
+TEST_CASE("times and sizes have units") {
+    CHECK(settings({"--header-timeout", "500ms"}).header_timeout == std::chrono::milliseconds(500));
+    CHECK(settings({"--header-timeout", "2"}).header_timeout == std::chrono::seconds(2));
+    CHECK(settings({"--namespace-retention", "2d"}).store.namespace_retention == std::chrono::hours(48));
+    CHECK(settings({"--value-bytes-max", "64KiB"}).store.limits.value_bytes_max == 64u << 10);
+    CHECK(settings({"--body-bytes-max=100"}).limits.body_bytes_max == 100);
+    CHECK(settings({"--read-audit", "deferred-for-plain"}).store.read_audit == kv::ReadAudit::deferred_for_plain);
+}
+
+TEST_CASE("plain HTTP beyond this machine has to be asked for") {
+    CHECK(contains(failure({"serve", "--listen", "0.0.0.0:8420"}), "78 --listen 0.0.0.0:8420: "));
+    CHECK(contains(failure({"serve", "--admin-listen", "[::]:8421"}), "78 --admin-listen [::]:8421: "));
+    CHECK(settings({"--listen", "0.0.0.0:8420", "--insecure-http"}).listen == "0.0.0.0:8420");
+    CHECK(contains(failure({"serve", "--listen", "0.0.0.0:8420", "--insecure-http", "--dev"}), "78 --dev listens on loopback only"));
+    CHECK(settings({"--listen", "[::1]:0", "--admin-listen", "off"}).admin_listen == "off");
+    CHECK(contains(failure({"serve", "--listen", "off"}), "64 --listen"));
+}
+
+TEST_CASE("endpoints are addresses and ports") {
+    const auto url = [](const char* text) {
+        const auto endpoint = kvd::Endpoint::parse(text);
+        return endpoint ? endpoint->url() : "malformed";
+    };
+    CHECK(url("127.0.0.1:0") == "http://127.0.0.1:0");
+    CHECK(url("localhost:80") == "http://127.0.0.1:80");
+    CHECK(url("[::1]:80") == "http://[::1]:80");
+    for (const char* text : {"", ":80", "127.0.0.1", "127.0.0.1:", "127.0.0.1:x", "127.0.0.1:1x", "127.0.0.1:-1", "::1:80", "[127.0.0.1]:80", "256.0.0.1:1"}) CHECK(url(text) == "malformed");
+}
+
+TEST_CASE("help, version and the other commands") {
+    const auto text = [](const std::vector<std::string>& arguments) {
+        const auto parsed = kvd::parse_command(arguments, {});
+        const auto* command = std::get_if<Command>(&parsed);
+        return command && command->kind == Command::Kind::print ? command->text : std::string("no text");
+    };
+    CHECK(text({"--version"}) == "kvd " KV_VERSION "\n");
+    CHECK(contains(text({"--help"}), "KV_MASTER_KEY"));
+    CHECK(contains(text({"serve", "--help"}), "KVD_ADMIN_LISTEN"));
+    CHECK(contains(text({"serve", "--help-all"}), "KVD_HEADER_TIMEOUT"));
+
+    auto parsed = kvd::parse_command({"keygen", "--out", "f"}, {});
+    REQUIRE(std::get_if<Command>(&parsed) != nullptr);
+    CHECK(std::get<Command>(parsed).kind == Command::Kind::keygen);
+    CHECK(std::get<Command>(parsed).out == "f");
+
+    parsed = kvd::parse_command({"token", "--user", "u", "--grant", "*", "--grant", "permissions=kv-entry:read;keys=a/**"}, {});
+    REQUIRE(std::get_if<Command>(&parsed) != nullptr);
+    CHECK(std::get<Command>(parsed).user == "u");
+    CHECK(std::get<Command>(parsed).grants.size() == 2);
+    CHECK(contains(failure({"token", "--user", "u"}), "64 "));
+    CHECK(contains(failure({"token", "--grant", "*"}), "64 "));
+    CHECK(contains(failure({"token", "--user", "u", "--grant", "permissions=fly"}), "64 "));
+    CHECK(contains(failure({"token", "--user", "u", "--grant", "*", "--expires-at", "soon"}), "64 --expires-at"));
+}
+
+TEST_CASE("secrets are taken out of the environment, and their bytes overwritten") {
+    setenv("KV_MASTER_KEY", "the-master-key", 1);
+    setenv("KVD_ROOT_TOKEN", "the-root-token", 1);
+    setenv("KVD_THREADS", "2", 1);
+    const char* const bytes = getenv("KV_MASTER_KEY");
+    const auto secrets = kvd::SecretVariables::take();
+    CHECK(secrets.master_key->reveal() == "the-master-key");
+    CHECK(secrets.root_token->reveal() == "the-root-token");
+    CHECK(getenv("KV_MASTER_KEY") == nullptr);
+    CHECK(getenv("KVD_ROOT_TOKEN") == nullptr);
+    CHECK(std::string(bytes).empty());
+    const Environment environment = kvd::read_environment();
+    CHECK(environment.at("KVD_THREADS") == "2");
+    CHECK(environment.count("KVD_ROOT_TOKEN") == 0);
+    unsetenv("KVD_THREADS");
+}

@@ -80,6 +80,12 @@ TEST_CASE("control characters are U+0000 to U+001F and U+007F to U+009F") {
         CAPTURE(byte);
         CHECK(kv::has_control_character("ab"s + static_cast<char>(byte)) == (byte < 0x20 || byte == 0x7f));
     }
+    for (std::size_t at = 0; at < 20; ++at) {
+        for (const char* control : {"\x01", "\x1f", "\x7f", "\xc2\x80", "\xc2\x9f"}) {
+            CHECK(kv::has_control_character(std::string(at, 'a') + control + std::string(20, ' ')));
+        }
+        CHECK_FALSE(kv::has_control_character(std::string(at, '~') + "\xc2\xa0" + std::string(20, ' ')));
+    }
     CHECK(kv::has_control_character("\xc2\x80"));
     CHECK(kv::has_control_character("x\xc2\x9fy"));
     CHECK_FALSE(kv::has_control_character("\xc2\xa0"));

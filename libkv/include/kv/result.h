@@ -167,7 +167,7 @@ class [[nodiscard]] Result<void> {
 public:
     using value_type = void;
 
-    Result() = default;
+    Result() noexcept {}  // not defaulted: `return {};` would then zero the room for an error first
     Result(Error error) : error_(std::move(error)) {}
 
     bool has_value() const noexcept { return !error_.has_value(); }

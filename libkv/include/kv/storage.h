@@ -174,17 +174,17 @@ struct Found {
 // Sorted by (application_id, name, id), bytewise.
 struct NamespaceRange {
     enum class Deleted : std::uint8_t { live, deleted, both };
-    std::optional<std::string> application_id;
-    std::optional<std::string> name;
+    std::optional<std::string> application_id = {};
+    std::optional<std::string> name = {};
     Deleted deleted = Deleted::live;
-    std::optional<Time> deleted_before;  // deleted_at earlier than this
-    std::optional<bool> sealing;
+    std::optional<Time> deleted_before = {};  // deleted_at earlier than this
+    std::optional<bool> sealing = {};
     struct After {
         std::string application_id;
         std::string name;
         NamespaceId id;
     };
-    std::optional<After> after;
+    std::optional<After> after = {};
     std::size_t limit = 1000;
 };
 
@@ -197,12 +197,12 @@ struct KeyRange {
 
 // Live entries of a namespace in byte order of their keys.
 struct EntryRange {
-    NamespaceId ns;
-    std::vector<KeyRange> ranges;         // sorted, disjoint
-    std::string start;                    // nothing below this key (inclusive)
-    std::optional<std::size_t> fold_from; // fold keys to their folder: up to and with the first '/' at or after this byte
-    Time now;                             // entries with expires_at <= now are not there
-    std::optional<Time> expiring_before;  // only those with expires_at earlier than this
+    NamespaceId ns = {};
+    std::vector<KeyRange> ranges = {};    // sorted, disjoint
+    std::string start = {};               // nothing below this key (inclusive)
+    std::optional<std::size_t> fold_from = {};  // fold keys to their folder: up to and with the first '/' at or after this byte
+    Time now = {};                        // entries with expires_at <= now are not there
+    std::optional<Time> expiring_before = {};  // only those with expires_at earlier than this
     bool values = false;
     std::size_t limit = 1000;             // rows and folders together
     std::size_t bytes = SIZE_MAX;         // ends after the row whose value crosses this
@@ -216,7 +216,7 @@ struct EntryPage {
 
 // Archived versions, newest first: above `above` and below `below`.
 struct VersionRange {
-    EntryId entry_id;
+    EntryId entry_id = {};
     std::uint64_t above = 0;
     std::uint64_t below = UINT64_MAX;
     bool values = false;
@@ -226,39 +226,40 @@ struct VersionRange {
 
 // Audit rows that match every given member.
 struct AuditRange {
-    std::optional<NamespaceId> ns;
-    std::optional<std::string> key_path;
-    std::optional<std::string> user_id;
-    std::optional<std::string> credential_id;
-    std::optional<AuditAction> action;
-    std::optional<std::string> operation;
-    std::optional<bool> success;
-    std::optional<Time> from;  // inclusive
-    std::optional<Time> to;    // exclusive
-    std::optional<StreamId> stream;
+    std::optional<NamespaceId> ns = {};
+    std::optional<std::string> key_path = {};
+    std::optional<std::string> user_id = {};
+    std::optional<std::string> credential_id = {};
+    std::optional<AuditAction> action = {};
+    std::optional<std::string> operation = {};
+    std::optional<bool> success = {};
+    std::optional<Time> from = {};  // inclusive
+    std::optional<Time> to = {};    // exclusive
+    std::optional<StreamId> stream = {};
     bool newest_first = true;
-    std::optional<std::uint64_t> after;  // position: nothing at or before it in the order asked for
+    std::optional<std::uint64_t> after = {};  // position: nothing at or before it in the order asked for
     std::size_t limit = 1000;
     std::size_t walk = 50'000;           // look at no more rows than this
 };
 struct AuditPage {
     std::vector<AuditRow> rows;
-    std::optional<std::uint64_t> resume;  // position of the last row looked at; empty: there are no more
+    std::optional<std::uint64_t> resume = {};  // position of the last row looked at; empty: there are no more
 };
 
 struct EventRange {
-    NamespaceId ns;
+    NamespaceId ns = {};
     std::uint64_t after = 0;
     std::size_t limit = 1000;
 };
 
 struct KeyRef {
     KeyPurpose purpose = KeyPurpose::data;
-    NamespaceId ns;
-    std::optional<std::uint32_t> generation;  // empty: all
+    NamespaceId ns = {};
+    std::optional<std::uint32_t> generation = {};  // empty: all
 };
 
-// Rows that are due for maintenance, over all namespaces unless `ns` says otherwise, in the order of their ids or times.
+// Rows that are due for maintenance, over all namespaces unless `ns` says otherwise. The first three kinds come in the
+// order of their times.
 struct DueRange {
     enum class Kind : std::uint8_t {
         expired,         // live with expires_at <= before
@@ -268,8 +269,8 @@ struct DueRange {
         all,             // of `ns`: every row, tombstones too
     };
     Kind kind = Kind::expired;
-    std::optional<NamespaceId> ns;
-    Time before;
+    std::optional<NamespaceId> ns = {};
+    Time before = {};
     std::uint32_t generation = 0;
     bool values = false;
     std::size_t limit = 512;

@@ -9,6 +9,8 @@
 #include <tuple>
 #include <utility>
 
+#include "storage/batch.h"
+
 namespace kv {
 namespace {
 
@@ -70,25 +72,6 @@ using WrapKey = std::tuple<KeyPurpose, NamespaceId, std::uint32_t>;
 using DueKey = std::pair<Time, EntryId>;
 
 WrapKey wrap_key(const KeyRow& row) { return {row.purpose, row.ns, row.generation}; }
-
-// Collects the rows of a scan until `limit` rows or more than `bytes` of values are there.
-template <class Row>
-class Batch {
-public:
-    Batch(std::size_t limit, std::size_t bytes) : limit_(limit), bytes_(bytes) {}
-    bool is_full() const { return rows_.size() >= limit_ || held_ > bytes_; }
-    void add(Row row) {
-        held_ += row.value.size();
-        rows_.push_back(std::move(row));
-    }
-    std::vector<Row> take() { return std::move(rows_); }
-
-private:
-    const std::size_t limit_;
-    const std::size_t bytes_;
-    std::size_t held_ = 0;
-    std::vector<Row> rows_;
-};
 
 bool matches(const NamespaceRange& range, const NamespaceRow& row) {
     if (range.application_id && row.application_id != *range.application_id) return false;
@@ -385,7 +368,9 @@ std::vector<VersionRow> Tables::scan_due_versions(const DueVersionRange& range) 
         if (batch.is_full()) break;
         const VersionRow& row = version->row;
         if (row.ns != range.ns || row.is_tombstone || row.key_generation >= range.generation) continue;
-        batch.add(load(*version, true));
+        VersionRow loaded = load(*version, true);
+        if (const EntryPtr entry = find_entry(row.entry_id)) loaded.key_path = entry->row.key_path;
+        batch.add(std::move(loaded));
     }
     return batch.take();
 }

@@ -1,0 +1,200 @@
+#include "storage/sqlite_changes.h"
+
+#include <algorithm>
+#include <limits>
+
+#include "storage/sqlite_rows.h"
+
+namespace kv::sqlite {
+namespace {
+
+std::int64_t bound(std::uint64_t value) {
+    constexpr std::uint64_t integer_max = std::numeric_limits<std::int64_t>::max();
+    return static_cast<std::int64_t>(std::min(value, integer_max));
+}
+
+constexpr auto namespace_columns = [](const auto& row, auto&& io) { exchange_namespace(row, io); };
+constexpr auto entry_columns = [](const auto& row, auto&& io) { exchange_entry(row, io); };
+
+// Binds all columns of a row and runs the statement.
+template <class Row, class Exchange>
+void run_with(Connection& connection, const char* sql, const Row& row, Exchange&& exchange) {
+    Run run = connection.run(sql);
+    exchange(row, [&](const auto&... fields) { run.bind(fields...); });
+    run.finish();
+}
+
+// Setting a column rewrites its indexes even if it stays the same, which costs five times the update itself. So the usual
+// change, which leaves the indexed columns alone, has a statement of its own.
+bool update_namespace(Connection& connection, const NamespaceRow& row) {
+    run_with(connection,
+             "update namespaces set description = ?4, is_secret = ?5, default_ttl_seconds = ?7, keeps_history = ?8,"
+             " history_limit = ?9, deletion_protection = ?10, version = ?11, revision = ?12, key_generation = ?13,"
+             " seals = ?14, version_floor = ?15, changed_at = ?16, created_at = ?17, created_by = ?18,"
+             " updated_at = ?19, updated_by = ?20, mac = ?22"
+             " where id = ?1 and application_id = ?2 and name = ?3 and sealing = ?6 and deleted_at is ?21",
+             row, namespace_columns);
+    return connection.changes() == 1;
+}
+
+void replace_namespace(Connection& connection, const NamespaceRow& row) {
+    run_with(connection,
+             "insert into namespaces (" KV_NAMESPACE_COLUMNS
+             ") values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20,"
+             " ?21, ?22)"
+             " on conflict (id) do update set application_id = ?2, name = ?3, description = ?4, is_secret = ?5,"
+             " sealing = ?6, default_ttl_seconds = ?7, keeps_history = ?8, history_limit = ?9,"
+             " deletion_protection = ?10, version = ?11, revision = ?12, key_generation = ?13, seals = ?14,"
+             " version_floor = ?15, changed_at = ?16, created_at = ?17, created_by = ?18, updated_at = ?19,"
+             " updated_by = ?20, deleted_at = ?21, mac = ?22",
+             row, namespace_columns);
+}
+
+Result<void> put_namespace(Connection& connection, const NamespaceRow& row) {
+    if (update_namespace(connection, row)) return {};
+    try {
+        replace_namespace(connection, row);
+    } catch (const Failure& failure) {
+        if (!is_taken_name(failure.code)) throw;
+        return Error{Errc::namespace_exists, "a live namespace of that name exists"};
+    }
+    return {};
+}
+
+void mark_history(Connection& connection, const EntryId& id) {
+    connection.run("update entries set has_history = 1 where id = ?1 and has_history = 0", id).finish();
+}
+
+Result<void> archive(Connection& connection, const EntryId& id) {
+    connection
+        .run("insert into versions (" KV_VERSION_COLUMNS
+             ", value) select id, namespace_id, version, is_tombstone, value_type, key_generation, revision, reason,"
+             " comment, rolled_back_from, ttl_seconds, expires_at, metadata, updated_at, updated_by, request_id, value"
+             " from entries where id = ?1",
+             id)
+        .finish();
+    if (connection.changes() != 1) return Error{Errc::internal, "there is no entry to archive"};
+    mark_history(connection, id);
+    return {};
+}
+
+void insert_version(Connection& connection, const VersionRow& row) {
+    run_with(connection,
+             "insert into versions (" KV_VERSION_COLUMNS
+             ", value) values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+             row, [](const auto& fields, auto&& io) { exchange_version(fields, io); });
+    mark_history(connection, row.entry_id);
+}
+
+bool update_entry(Connection& connection, const EntryRow& row) {
+    run_with(connection,
+             "update entries set value_type = ?5, version = ?7, revision = ?8, reason = ?9, comment = ?10,"
+             " rolled_back_from = ?11, ttl_seconds = ?12, expires_at = ?13, metadata = ?14, history_floor = ?15,"
+             " hidden_since = ?16, created_at = ?17, created_by = ?18, updated_at = ?19, updated_by = ?20,"
+             " request_id = ?21, value = ?22"
+             " where id = ?1 and namespace_id = ?2 and key_path = ?3 and is_tombstone = ?4 and key_generation = ?6",
+             row, entry_columns);
+    return connection.changes() == 1;
+}
+
+void put_entry(Connection& connection, const EntryRow& row) {
+    if (update_entry(connection, row)) return;
+    run_with(connection,
+             "insert into entries (" KV_ENTRY_COLUMNS
+             ", value, has_history) values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16,"
+             " ?17, ?18, ?19, ?20, ?21, ?22, exists (select 1 from versions where entry_id = ?1))"
+             " on conflict (id) do update set namespace_id = ?2, key_path = ?3, is_tombstone = ?4, value_type = ?5,"
+             " key_generation = ?6, version = ?7, revision = ?8, reason = ?9, comment = ?10, rolled_back_from = ?11,"
+             " ttl_seconds = ?12, expires_at = ?13, metadata = ?14, history_floor = ?15, hidden_since = ?16,"
+             " created_at = ?17, created_by = ?18, updated_at = ?19, updated_by = ?20, request_id = ?21, value = ?22",
+             row, entry_columns);
+}
+
+void reseal(Connection& connection, const Reseal& change) {
+    connection
+        .run(change.archived
+                 ? "update versions set key_generation = ?3, value = ?4 where entry_id = ?1 and version = ?2"
+                 : "update entries set key_generation = ?3, value = ?4 where id = ?1 and version = ?2",
+             change.entry_id, change.version, change.key_generation, Blob{change.value})
+        .finish();
+}
+
+void erase_versions(Connection& connection, const VersionErase& erase) {
+    connection
+        .run("delete from versions where entry_id = ?1 and version between ?2 and ?3", erase.entry_id,
+             bound(erase.from), bound(erase.to))
+        .finish();
+    if (connection.changes() == 0) return;
+    connection
+        .run("update entries set has_history = 0 where id = ?1"
+             " and not exists (select 1 from versions where entry_id = ?1)",
+             erase.entry_id)
+        .finish();
+}
+
+void erase_namespace(Connection& connection, const NamespaceId& id) {
+    connection.run("delete from namespaces where id = ?1", id).finish();
+    connection.run("delete from data_keys where purpose = ?1 and namespace_id = ?2", KeyPurpose::data, id).finish();
+}
+
+void insert_event(Connection& connection, const EventRow& row) {
+    run_with(connection, "insert into outbox (" KV_EVENT_COLUMNS ") values (?, ?, ?, ?, ?, ?, ?, ?)", row,
+             [](const auto& fields, auto&& io) { exchange_event(fields, io); });
+}
+
+void put_key(Connection& connection, const KeyRow& row) {
+    run_with(connection,
+             "insert or replace into data_keys (" KV_KEY_COLUMNS ") values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", row,
+             [](const auto& fields, auto&& io) { exchange_key(fields, io); });
+}
+
+void put_meta(Connection& connection, const MetaRow& row) {
+    connection.run("insert or replace into meta (name, value) values (?, ?)", row.name, row.value).finish();
+}
+
+void insert_audit(Connection& connection, const AuditRow& row) {
+    run_with(connection,
+             "insert into audit (" KV_AUDIT_COLUMNS
+             ") values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+             row, [](const auto& fields, auto&& io) { exchange_audit(fields, io); });
+}
+
+Result<void> put_head(Connection& connection, const HeadChange& change) {
+    const AuditHead& before = change.before;
+    const AuditHead& after = change.after;
+    if (before.sequence == 0) {
+        connection
+            .run("insert into audit_heads (stream, sequence, mac, closed) values (?, ?, ?, ?) on conflict do nothing",
+                 after.stream, after.sequence, after.mac, after.closed)
+            .finish();
+    } else {
+        connection
+            .run("update audit_heads set sequence = ?2, mac = ?3, closed = ?4"
+                 " where stream = ?1 and sequence = ?5 and mac = ?6",
+                 after.stream, after.sequence, after.mac, after.closed, before.sequence, before.mac)
+            .finish();
+    }
+    if (connection.changes() != 1) return Error{Errc::invalid_state, "the audit stream has moved on"};
+    return {};
+}
+
+}  // namespace
+
+Result<void> apply(Connection& connection, const Changeset& changes) {
+    for (const NamespaceRow& row : changes.namespaces) KV_CHECK(put_namespace(connection, row));
+    for (const EntryId& id : changes.archive) KV_CHECK(archive(connection, id));
+    for (const VersionRow& row : changes.versions) insert_version(connection, row);
+    for (const EntryRow& row : changes.entries) put_entry(connection, row);
+    for (const Reseal& change : changes.reseals) reseal(connection, change);
+    for (const VersionErase& erase : changes.erase_versions) erase_versions(connection, erase);
+    for (const EntryId& id : changes.erase_entries) connection.run("delete from entries where id = ?1", id).finish();
+    for (const NamespaceId& id : changes.erase_namespaces) erase_namespace(connection, id);
+    for (const EventRow& row : changes.events) insert_event(connection, row);
+    for (const KeyRow& row : changes.keys) put_key(connection, row);
+    for (const MetaRow& row : changes.meta) put_meta(connection, row);
+    for (const AuditRow& row : changes.audit) insert_audit(connection, row);
+    for (const HeadChange& change : changes.heads) KV_CHECK(put_head(connection, change));
+    return {};
+}
+
+}  // namespace kv::sqlite

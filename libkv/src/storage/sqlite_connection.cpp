@@ -1,0 +1,271 @@
+#include "storage/sqlite_connection.h"
+
+#include <soci/soci.h>
+#include <soci/sqlite3/soci-sqlite3.h>
+
+#include <new>
+#include <unordered_map>
+
+namespace kv::sqlite {
+namespace {
+
+using namespace sqlite_api;
+
+// A foreign program that looks into the file (a backup, a shell) may hold a lock for a moment.
+constexpr int busy_timeout_ms = 5000;
+
+void check(int code) {
+    if (code != SQLITE_OK) throw Failure{code};
+}
+
+// SOCI's exceptions print every bound value: only the number leaves this function.
+template <class F>
+auto through_soci(F&& f) {
+    try {
+        return f();
+    } catch (const soci::sqlite3_soci_error& error) {
+        throw Failure{error.result()};
+    } catch (const soci::soci_error&) {
+        throw Failure{SQLITE_ERROR};
+    }
+}
+
+// Quoted, a path may hold spaces and '='; sqlite_file.cpp refuses the quote itself.
+std::string connect_string(const std::string& path, const std::string& vfs) {
+    std::string text = "dbname=\"" + path + "\"";
+    if (!vfs.empty()) text += " vfs=\"" + vfs + "\"";
+    return text;
+}
+
+// SOCI's library does not export the type information that a sanitizer would check these casts against.
+#define KV_NO_VPTR_CHECK __attribute__((no_sanitize("vptr")))
+
+KV_NO_VPTR_CHECK sqlite3* handle_of(soci::session& session) {
+    return static_cast<soci::sqlite3_session_backend*>(session.get_backend())->conn_;
+}
+KV_NO_VPTR_CHECK sqlite3_stmt* handle_of(soci::statement& statement) {
+    return static_cast<soci::sqlite3_statement_backend*>(statement.get_backend())->stmt_;
+}
+
+int count_wal_pages(void* pages, sqlite3*, const char*, int count) {
+    *static_cast<std::size_t*>(pages) = static_cast<std::size_t>(count);
+    return SQLITE_OK;
+}
+
+Errc errc_of(int code) {
+    switch (code & 0xff) {
+        case SQLITE_FULL: return Errc::storage_full;
+        case SQLITE_IOERR:
+        case SQLITE_CANTOPEN:
+        case SQLITE_READONLY:
+        case SQLITE_PERM:
+        case SQLITE_AUTH:
+        case SQLITE_BUSY:
+        case SQLITE_LOCKED:
+        case SQLITE_PROTOCOL:
+        case SQLITE_NOMEM: return Errc::unavailable;
+        case SQLITE_CORRUPT:
+        case SQLITE_NOTADB: return Errc::integrity;
+        default: return Errc::internal;
+    }
+}
+
+const char* words_of(int code) {
+    switch (code & 0xff) {
+        case SQLITE_FULL: return "the disk is full";
+        case SQLITE_IOERR: return "the database file could not be read or written";
+        case SQLITE_CANTOPEN: return "the database file could not be opened";
+        case SQLITE_READONLY:
+        case SQLITE_PERM:
+        case SQLITE_AUTH: return "the database file may not be written";
+        case SQLITE_BUSY:
+        case SQLITE_LOCKED:
+        case SQLITE_PROTOCOL: return "another program is using the database";
+        case SQLITE_NOMEM: return "the database ran out of memory";
+        case SQLITE_CORRUPT: return "the database file is damaged";
+        case SQLITE_NOTADB: return "the file is not a database";
+        case SQLITE_CONSTRAINT: return "the database refused a row";
+        case SQLITE_TOOBIG: return "a row is too large for the database";
+        default: return "a database statement failed";
+    }
+}
+
+}  // namespace
+
+Error translate(int code) {
+    return {errc_of(code), std::string(words_of(code)) + " (sqlite " + std::to_string(code) + ")", sqlite3_errstr(code)};
+}
+
+Error translate_current_exception() {
+    try {
+        throw;
+    } catch (const Failure& failure) {
+        return translate(failure.code);
+    } catch (const std::bad_alloc&) {
+        return translate(SQLITE_NOMEM);
+    } catch (...) {
+        return {Errc::internal, "the storage met an unexpected exception"};
+    }
+}
+
+Result<void> check_library() {
+    constexpr int strict_tables = 3037000;
+    if (sqlite3_libversion_number() >= strict_tables && sqlite3_threadsafe() != 0) return {};
+    return Error{Errc::unsupported, "SQLite must be 3.37 or newer, and built for threads"};
+}
+
+bool is_disk_full(int code) { return (code & 0xff) == SQLITE_FULL; }
+bool is_taken_name(int code) { return code == SQLITE_CONSTRAINT_UNIQUE; }
+void throw_malformed() { throw Failure{SQLITE_CORRUPT}; }
+
+// ---- Run ----
+
+bool Run::next() {
+    const int code = sqlite3_step(statement_);
+    index_ = 0;
+    if (code == SQLITE_ROW) return true;
+    if (code == SQLITE_DONE) return false;
+    throw Failure{code};
+}
+
+// What reset() returns is the failure of the step before it, which was thrown already.
+void Run::reset() noexcept {
+    if (statement_) sqlite3_reset(statement_);
+}
+
+void Run::bind_null() { check(sqlite3_bind_null(statement_, ++index_)); }
+void Run::bind_integer(std::int64_t value) { check(sqlite3_bind_int64(statement_, ++index_, value)); }
+void Run::bind_text(std::string_view text) {
+    const char* data = text.data() ? text.data() : "";  // a null pointer would bind NULL
+    check(sqlite3_bind_text64(statement_, ++index_, data, text.size(), SQLITE_STATIC, SQLITE_UTF8));
+}
+void Run::bind_blob(const void* data, std::size_t size) {
+    check(sqlite3_bind_blob64(statement_, ++index_, data ? data : "", size, SQLITE_STATIC));
+}
+
+bool Run::is_null() const { return sqlite3_column_type(statement_, index_) == SQLITE_NULL; }
+std::int64_t Run::next_integer() { return sqlite3_column_int64(statement_, index_++); }
+std::string_view Run::next_text() { return text(index_++); }
+std::string_view Run::next_blob() {
+    const int column = index_++;
+    const void* data = sqlite3_column_blob(statement_, column);
+    if (!data) return {};
+    return {static_cast<const char*>(data), static_cast<std::size_t>(sqlite3_column_bytes(statement_, column))};
+}
+void Run::next_bytes(std::uint8_t* data, std::size_t size) {
+    const std::string_view bytes = next_blob();
+    if (bytes.size() != size) throw_malformed();
+    for (std::size_t i = 0; i < size; ++i) data[i] = static_cast<std::uint8_t>(bytes[i]);
+}
+
+std::int64_t Run::integer(int column) const { return sqlite3_column_int64(statement_, column); }
+std::string_view Run::text(int column) const {
+    const unsigned char* data = sqlite3_column_text(statement_, column);
+    if (!data) return {};
+    return {reinterpret_cast<const char*>(data), static_cast<std::size_t>(sqlite3_column_bytes(statement_, column))};
+}
+
+// ---- Connection ----
+
+struct Connection::Impl {
+    Impl(const std::string& path, const std::string& vfs)
+        : session(through_soci([&] { return soci::session(soci::sqlite3, connect_string(path, vfs)); })),
+          handle(handle_of(session)) {}
+
+    soci::session session;
+    sqlite3* handle;
+    std::size_t wal_pages = 0;
+    std::unordered_map<const char*, soci::statement> statements;  // die before the session
+};
+
+Connection::Connection(const std::string& path, const std::string& vfs, Role role)
+    : impl_(std::make_unique<Impl>(path, vfs)) {
+    sqlite3* handle = impl_->handle;
+    check(sqlite3_extended_result_codes(handle, 1));
+    check(sqlite3_busy_timeout(handle, busy_timeout_ms));
+    check(sqlite3_db_config(handle, SQLITE_DBCONFIG_DEFENSIVE, 1, nullptr));
+    check(sqlite3_db_config(handle, SQLITE_DBCONFIG_TRUSTED_SCHEMA, 0, nullptr));
+    // A file that others changed must not bring in code of its own.
+    check(sqlite3_db_config(handle, SQLITE_DBCONFIG_ENABLE_TRIGGER, 0, nullptr));
+    check(sqlite3_db_config(handle, SQLITE_DBCONFIG_ENABLE_VIEW, 0, nullptr));
+    check(sqlite3_db_config(handle, SQLITE_DBCONFIG_ENABLE_FKEY, 0, nullptr));
+    check(sqlite3_db_config(handle, SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1, nullptr));
+    execute("pragma wal_autocheckpoint = 0");
+    execute("pragma cell_size_check = on");
+    if (role == Role::writer) {
+        sqlite3_wal_hook(handle, count_wal_pages, &impl_->wal_pages);
+        execute("pragma synchronous = full");
+        execute("pragma secure_delete = on");
+        execute("pragma cache_size = -16384");
+    } else {
+        execute("pragma query_only = on");
+    }
+}
+
+Connection::~Connection() = default;
+
+sqlite3_stmt* Connection::prepare(const char* sql) {
+    auto found = impl_->statements.find(sql);
+    if (found == impl_->statements.end()) {
+        found = through_soci([&] {
+            soci::statement statement(impl_->session);
+            statement.alloc();
+            statement.prepare(sql);
+            return impl_->statements.emplace(sql, statement).first;
+        });
+    }
+    return handle_of(found->second);
+}
+
+std::string Connection::ask(const char* sql) {
+    Run answer = run(sql);
+    return answer.next() ? std::string(answer.text(0)) : std::string();
+}
+
+std::int64_t Connection::ask_integer(const char* sql) {
+    Run answer = run(sql);
+    return answer.next() ? answer.integer(0) : 0;
+}
+
+void Connection::execute_script(const char* sql) {
+    check(sqlite3_exec(impl_->handle, sql, nullptr, nullptr, nullptr));
+}
+
+int Connection::changes() const { return sqlite3_changes(impl_->handle); }
+bool Connection::in_transaction() const { return sqlite3_get_autocommit(impl_->handle) == 0; }
+bool Connection::is_idle() const {
+    return !in_transaction() && sqlite3_txn_state(impl_->handle, nullptr) == SQLITE_TXN_NONE;
+}
+
+std::size_t Connection::wal_pages() const { return impl_->wal_pages; }
+
+bool Connection::checkpoint_passive() {
+    int pages = 0;
+    int done = 0;
+    check(sqlite3_wal_checkpoint_v2(impl_->handle, nullptr, SQLITE_CHECKPOINT_PASSIVE, &pages, &done));
+    return pages == done;
+}
+
+bool Connection::checkpoint_truncate() {
+    check(sqlite3_busy_timeout(impl_->handle, 0));
+    const int code = sqlite3_wal_checkpoint_v2(impl_->handle, nullptr, SQLITE_CHECKPOINT_TRUNCATE, nullptr, nullptr);
+    check(sqlite3_busy_timeout(impl_->handle, busy_timeout_ms));
+    if (code == SQLITE_BUSY) return false;
+    check(code);
+    impl_->wal_pages = 0;
+    return true;
+}
+
+void Connection::allow_checkpoint_on_close() {
+    check(sqlite3_db_config(impl_->handle, SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 0, nullptr));
+}
+
+ReadTransaction::~ReadTransaction() {
+    try {
+        connection_.execute("commit");
+    } catch (const Failure&) {
+        // The pool looks at is_idle() and drops the connection.
+    }
+}
+
+}  // namespace kv::sqlite

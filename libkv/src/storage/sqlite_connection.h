@@ -1,0 +1,242 @@
+#pragma once
+#include <array>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <type_traits>
+#include <utility>
+
+#include "kv/storage.h"
+
+namespace sqlite_api {
+struct sqlite3;
+struct sqlite3_stmt;
+}  // namespace sqlite_api
+
+namespace kv::sqlite {
+
+// A call that SQLite answered with an (extended) result code. Thrown inside the backend only, see guard().
+struct Failure {
+    int code;
+};
+
+// The one place where what SQLite says becomes what we say. Neither text of the error is SQLite's message: it may
+// quote what was bound.
+Error translate(int code);
+// Whether the SQLite library we run with can do what we ask of it.
+Result<void> check_library();
+Error translate_current_exception();
+bool is_disk_full(int code);
+bool is_taken_name(int code);  // a unique index refused the row
+[[noreturn]] void throw_malformed();
+
+template <class T>
+struct ResultOf {
+    using type = Result<T>;
+};
+template <class T>
+struct ResultOf<Result<T>> {
+    using type = Result<T>;
+};
+
+// Runs f and turns what it throws into an error.
+template <class F>
+auto guard(F&& f) -> typename ResultOf<decltype(f())>::type {
+    try {
+        if constexpr (std::is_void_v<decltype(f())>) {
+            f();
+            return {};
+        } else {
+            return f();
+        }
+    } catch (...) {
+        return translate_current_exception();
+    }
+}
+
+// Marks bytes that are to be a BLOB; every other string is TEXT.
+template <class String>
+struct Blob {
+    String& bytes;
+};
+template <class String>
+Blob(String&) -> Blob<String>;
+
+// The highest number of an enumeration in a row: a file changed by others must not bring in numbers without a name.
+template <class E>
+inline constexpr int last_of = 0;
+template <>
+inline constexpr int last_of<ValueType> = 5;
+template <>
+inline constexpr int last_of<Reason> = 6;
+template <>
+inline constexpr int last_of<AuditAction> = 5;
+template <>
+inline constexpr int last_of<EventKind> = 7;
+template <>
+inline constexpr int last_of<KeyPurpose> = 6;
+
+// One run of a prepared statement: parameters are bound and columns read in order. Resets the statement when it dies,
+// because one left after its first row keeps its snapshot, and with it the WAL, for ever.
+class Run {
+public:
+    explicit Run(sqlite_api::sqlite3_stmt* statement) : statement_(statement) {}
+    ~Run() { reset(); }
+    Run(Run&& other) noexcept : statement_(std::exchange(other.statement_, nullptr)), index_(other.index_) {}
+    Run& operator=(Run&&) = delete;
+
+    // The arguments must outlive the run: nothing is copied.
+    template <class... T>
+    void bind(const T&... values) {
+        (bind_one(values), ...);
+    }
+    // False: no more rows.
+    bool next();
+    void finish() {
+        while (next()) {
+        }
+    }
+    // Reads the next columns of the row that next() came to.
+    template <class... T>
+    void read(T&&... fields) {
+        (read_one(fields), ...);
+    }
+    std::int64_t integer(int column) const;
+    std::string_view text(int column) const;
+
+private:
+    void reset() noexcept;
+    void bind_null();
+    void bind_integer(std::int64_t value);
+    void bind_text(std::string_view text);
+    void bind_blob(const void* data, std::size_t size);
+    bool is_null() const;
+    std::int64_t next_integer();
+    std::string_view next_text();
+    std::string_view next_blob();
+    void next_bytes(std::uint8_t* data, std::size_t size);
+
+    template <class T>
+        requires std::is_integral_v<T> || std::is_enum_v<T>
+    void bind_one(T value) {
+        bind_integer(static_cast<std::int64_t>(value));
+    }
+    void bind_one(std::string_view text) { bind_text(text); }
+    void bind_one(const std::string& text) { bind_text(text); }
+    void bind_one(Time time) { bind_integer(time.time_since_epoch().count()); }
+    void bind_one(const Uuid& id) { bind_blob(id.bytes.data(), id.bytes.size()); }
+    void bind_one(std::nullopt_t) { bind_null(); }
+    template <std::size_t N>
+    void bind_one(const std::array<std::uint8_t, N>& bytes) {
+        bind_blob(bytes.data(), N);
+    }
+    template <class String>
+    void bind_one(const Blob<String>& blob) {
+        bind_blob(blob.bytes.data(), blob.bytes.size());
+    }
+    template <class T>
+    void bind_one(const std::optional<T>& value) {
+        if (value) {
+            bind_one(*value);
+        } else {
+            bind_null();
+        }
+    }
+
+    template <class T>
+        requires std::is_integral_v<T>
+    void read_one(T& value) {
+        value = static_cast<T>(next_integer());
+    }
+    template <class T>
+        requires std::is_enum_v<T>
+    void read_one(T& value) {
+        const std::int64_t number = next_integer();
+        if (number < 1 || number > last_of<T>) throw_malformed();
+        value = static_cast<T>(number);
+    }
+    void read_one(std::string& text) { text = next_text(); }
+    void read_one(Time& time) { time = Time(Time::duration(next_integer())); }
+    void read_one(Uuid& id) { next_bytes(id.bytes.data(), id.bytes.size()); }
+    template <std::size_t N>
+    void read_one(std::array<std::uint8_t, N>& bytes) {
+        next_bytes(bytes.data(), N);
+    }
+    template <class String>
+    void read_one(const Blob<String>& blob) {
+        blob.bytes = next_blob();
+    }
+    template <class T>
+    void read_one(std::optional<T>& value) {
+        if (is_null()) {
+            value.reset();
+            ++index_;
+        } else {
+            read_one(value.emplace());
+        }
+    }
+
+    sqlite_api::sqlite3_stmt* statement_;
+    int index_ = 0;  // of parameters before the first step, then of columns
+};
+
+enum class Role { writer, reader };
+
+// One SQLite connection, opened by SOCI, with the statements SOCI prepared on it. They are prepared once and kept. What
+// SOCI cannot exchange (real BLOBs, views of bytes, 64 bits without a sign) goes through the statement's own handle.
+//
+// Threads: one at a time.
+class Connection {
+public:
+    Connection(const std::string& path, const std::string& vfs, Role role);
+    ~Connection();
+    Connection(const Connection&) = delete;
+    Connection& operator=(const Connection&) = delete;
+
+    // `sql` is a literal: a statement is known by where its text lies.
+    template <class... T>
+    Run run(const char* sql, const T&... parameters) {
+        Run run(prepare(sql));
+        run.bind(parameters...);
+        return run;
+    }
+    void execute(const char* sql) { run(sql).finish(); }
+    // The first column of the first row.
+    std::string ask(const char* sql);
+    std::int64_t ask_integer(const char* sql);
+    // Many statements, nothing asked.
+    void execute_script(const char* sql);
+
+    int changes() const;  // rows the last insert, update or delete touched
+    bool in_transaction() const;
+    bool is_idle() const;  // no transaction, not even one that a forgotten statement holds
+
+    // Pages in the WAL after the last commit of this connection.
+    std::size_t wal_pages() const;
+    // Both return true if the whole WAL is in the database now. Neither waits for readers.
+    bool checkpoint_passive();
+    bool checkpoint_truncate();
+    // What closing the last connection does otherwise, and only the writer may.
+    void allow_checkpoint_on_close();
+
+private:
+    struct Impl;
+    sqlite_api::sqlite3_stmt* prepare(const char* sql);
+    std::unique_ptr<Impl> impl_;
+};
+
+// A snapshot while it lives.
+class ReadTransaction {
+public:
+    explicit ReadTransaction(Connection& connection) : connection_(connection) { connection_.execute("begin"); }
+    ~ReadTransaction();
+    ReadTransaction(const ReadTransaction&) = delete;
+    ReadTransaction& operator=(const ReadTransaction&) = delete;
+
+private:
+    Connection& connection_;
+};
+
+}  // namespace kv::sqlite

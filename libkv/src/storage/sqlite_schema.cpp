@@ -1,0 +1,201 @@
+#include "storage/sqlite_schema.h"
+
+namespace kv::sqlite {
+namespace {
+
+constexpr std::int64_t schema_version = 1;
+constexpr std::int64_t application_id = 0x6b764b56;  // "kvKV"
+
+// Ids are the 16 bytes of a UUID: lower(hex(id)) shows them. Times are microseconds since 1970 in UTC:
+// datetime(at / 1000000, 'unixepoch') shows them. The values stand last, so that reading the other columns never
+// follows the pages that a large one spills to.
+//
+// Tables that hold values have a row id: in a table without one a large row costs every search that passes it.
+constexpr const char* schema = R"sql(
+create table meta (
+    name text not null primary key,
+    value text not null
+) strict, without rowid;
+
+create table namespaces (
+    id blob not null primary key,
+    application_id text not null,
+    name text not null,
+    description text not null,
+    is_secret integer not null,
+    sealing integer not null,
+    default_ttl_seconds integer,
+    keeps_history integer not null,
+    history_limit integer,
+    deletion_protection integer not null,
+    version integer not null,
+    revision integer not null,
+    key_generation integer not null,
+    seals integer not null,
+    version_floor integer not null,
+    changed_at integer not null,
+    created_at integer not null,
+    created_by text not null,
+    updated_at integer not null,
+    updated_by text not null,
+    deleted_at integer,
+    mac blob not null
+) strict;
+create unique index namespaces_live on namespaces (application_id, name) where deleted_at is null;
+create index namespaces_by_name on namespaces (application_id, name, id);
+create index namespaces_deleted on namespaces (application_id, name, id) where deleted_at is not null;
+create index namespaces_sealing on namespaces (application_id, name, id) where sealing = 1;
+
+create table entries (
+    id blob not null primary key,
+    namespace_id blob not null,
+    key_path text not null,
+    is_tombstone integer not null,    -- 1: deleted or expired
+    value_type integer not null,      -- 1 string, 2 json, 3 number, 4 boolean, 5 binary
+    key_generation integer not null,  -- 0: the value is plain, otherwise sealed by that data key
+    version integer not null,
+    revision integer not null,
+    reason integer not null,          -- 1 create, 2 update, 3 rotation, 4 rollback, 5 delete, 6 expiry
+    comment text not null,
+    rolled_back_from integer,
+    ttl_seconds integer,
+    expires_at integer,
+    metadata text not null,
+    history_floor integer not null,
+    hidden_since integer,
+    created_at integer not null,
+    created_by text not null,
+    updated_at integer not null,
+    updated_by text not null,
+    request_id text not null,
+    has_history integer not null,     -- 1: there are rows in versions
+    value blob not null
+) strict;
+create unique index entries_by_key on entries (namespace_id, key_path);
+create index entries_by_generation on entries (namespace_id, is_tombstone, key_generation);
+create index entries_expiring on entries (expires_at, id) where is_tombstone = 0 and expires_at is not null;
+create index entries_hidden on entries (hidden_since, id) where hidden_since is not null;
+create index entries_forgettable on entries (updated_at, id)
+    where is_tombstone = 1 and hidden_since is null and has_history = 0;
+
+create table versions (
+    entry_id blob not null,
+    namespace_id blob not null,
+    version integer not null,
+    is_tombstone integer not null,
+    value_type integer not null,
+    key_generation integer not null,
+    revision integer not null,
+    reason integer not null,
+    comment text not null,
+    rolled_back_from integer,
+    ttl_seconds integer,
+    expires_at integer,
+    metadata text not null,
+    changed_at integer not null,
+    changed_by text not null,
+    request_id text not null,
+    value blob not null,
+    primary key (entry_id, version)
+) strict;
+create index versions_by_generation on versions (namespace_id, key_generation) where is_tombstone = 0;
+
+create table audit (
+    position integer not null primary key,
+    stream blob not null,
+    sequence integer not null,
+    at integer not null,
+    namespace_id blob,
+    entry_id blob,
+    key_path text not null,
+    action integer not null,          -- 1 read, 2 write, 3 delete, 4 rotate, 5 rollback
+    operation text not null,
+    user_id text not null,
+    credential_id text not null,
+    application_id text not null,
+    peer text not null,
+    request_id text not null,
+    success integer not null,
+    reason text not null,
+    version integer,
+    count integer not null,
+    mac blob not null
+) strict;
+
+create table audit_heads (
+    stream blob not null primary key,
+    sequence integer not null,
+    mac blob not null,
+    closed integer not null
+) strict, without rowid;
+
+create table outbox (
+    namespace_id blob not null,
+    revision integer not null,
+    entry_id blob not null,
+    key_path text not null,
+    kind integer not null,            -- 1 created, 2 updated, 3 rotated, 4 rolled back, 5 deleted, 6 expired, 7 touched
+    version integer not null,
+    at integer not null,
+    user_id text not null,
+    primary key (namespace_id, revision)
+) strict, without rowid;
+
+create table data_keys (
+    purpose integer not null,         -- 1 canary, 2 audit, 3 row mac, 4 token, 5 cursor, 6 data of a namespace
+    namespace_id blob not null,
+    generation integer not null,
+    application_id text not null,
+    created_at integer not null,
+    wrap_key_id text not null,
+    wrap blob not null,
+    second_wrap_key_id text not null,
+    second_wrap blob not null,
+    commitment blob not null,
+    primary key (purpose, namespace_id, generation)
+) strict, without rowid;
+
+insert into meta (name, value) values ('storage.schema_version', '1');
+pragma application_id = 0x6b764b56;
+pragma user_version = 1;
+)sql";
+
+Error foreign() { return {Errc::integrity, "the file is a database of another program"}; }
+
+// Creates everything in one transaction: a crash leaves an empty file, which counts as new.
+void create(Connection& connection) {
+    connection.execute("begin immediate");
+    connection.execute_script(schema);
+    connection.execute("commit");
+}
+
+Result<bool> is_new(Connection& connection) {
+    const std::int64_t version = connection.ask_integer("pragma user_version");
+    const std::int64_t application = connection.ask_integer("pragma application_id");
+    if (application == application_id && version > schema_version) {
+        return Error{Errc::newer_schema, "the database has schema " + std::to_string(version) + ", newer than " +
+                                             std::to_string(schema_version) + " of this library"};
+    }
+    if (application == application_id && version == schema_version) return false;
+    const bool is_empty = connection.ask_integer("select count(*) from sqlite_schema") == 0;
+    if (application == 0 && version == 0 && is_empty) return true;
+    return foreign();
+}
+
+}  // namespace
+
+Result<void> prepare_schema(Connection& connection) {
+    KV_TRY(const bool create_it, is_new(connection));
+    // Only before the first table, and before WAL writes the first page.
+    if (create_it) connection.execute("pragma auto_vacuum = incremental");
+    // A failed switch is no failed statement: it answers with the mode that stayed.
+    if (connection.ask("pragma journal_mode = wal") != "wal") {
+        return Error{Errc::unavailable, "the database could not be switched to write-ahead logging"};
+    }
+    if (create_it) create(connection);
+    const std::string version = connection.ask("select value from meta where name = 'storage.schema_version'");
+    if (version != std::to_string(schema_version)) return foreign();
+    return {};
+}
+
+}  // namespace kv::sqlite

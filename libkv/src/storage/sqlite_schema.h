@@ -1,0 +1,10 @@
+#pragma once
+#include "storage/sqlite_connection.h"
+
+namespace kv::sqlite {
+
+// Sees to it that the database is one of ours, in WAL mode and of this schema: makes it so if it is new. Touches
+// nothing if it is another program's or newer than this library.
+Result<void> prepare_schema(Connection& connection);
+
+}  // namespace kv::sqlite
