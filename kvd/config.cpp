@@ -119,6 +119,8 @@ public:
             ->expected(1)
             ->take_all();
         token_->add_option("--expires-at", command_.expires_at, "RFC 3339 time at which it ends (never)");
+        routes_ = app_.add_subcommand("routes", "Print the table of routes as JSON");
+        routes_->group("");  // for tests and tools: not in the help
         app_.footer(
             "The master key comes from KV_MASTER_KEY (base64 or hex) or the file that KV_MASTER_KEY_FILE names.\n"
             "KVD_ROOT_TOKEN (32 characters or more) gives one token every permission.");
@@ -138,6 +140,7 @@ public:
             return ConfigError{exit_usage, line + " (see kvd --help)"};
         }
         if (print_version_) return printed("kvd " KV_VERSION "\n");
+        if (routes_->parsed()) return printed(routes_json() + "\n");
         if (app_.get_subcommands().empty())
             return ConfigError{exit_usage, "a command is needed: serve, keygen or token (see kvd --help)"};
         return std::nullopt;
@@ -188,6 +191,7 @@ private:
     CLI::App* serve_ = nullptr;
     CLI::App* keygen_ = nullptr;
     CLI::App* token_ = nullptr;
+    CLI::App* routes_ = nullptr;
     bool print_version_ = false;
     std::string config_;
     Layer flags_;
