@@ -90,6 +90,9 @@ std::string format_log_line(LogFormat format, std::string_view time, kv::LogLeve
 struct Log::Impl {
     static constexpr std::size_t lines_max = 4096;
 
+    // The thread first: it writes what is left, and nobody then looks at the logger any more.
+    ~Impl() { thread.reset(); }
+
     // Borrowed by nobody else; spdlog's own interfaces want shared ones.
     std::shared_ptr<spdlog::details::thread_pool> thread = std::make_shared<spdlog::details::thread_pool>(lines_max, 1);
     std::shared_ptr<spdlog::async_logger> logger =
