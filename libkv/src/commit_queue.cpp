@@ -9,7 +9,6 @@
 namespace kv {
 namespace {
 
-constexpr std::chrono::seconds unknown_patience{5};
 constexpr std::chrono::milliseconds unknown_retry{50};
 constexpr std::chrono::milliseconds quiet_before_idle{1000};  // without a group, before the storage tidies up
 constexpr std::size_t unclosed_heads_named_max = 100;
@@ -60,9 +59,12 @@ void CommitQueue::run() {
         const bool is_quiet = !lane_.wait_for(lock, quiet_before_idle, has_work);
         if (is_quiet && !is_led_ && stats_.groups == groups_before && idle_after_ != groups_before) {
             idle_after_ = groups_before;
+            is_led_ = true;  // a write and a tidying never meet
             lock.unlock();
             storage_.idle();
             lock.lock();
+            is_led_ = false;
+            if (waiting_ > 0) waiters_.notify_all();
         }
         while (!queue_.empty() && !is_led_) lead(lock);
         if (is_stopping_ && queue_.empty() && !is_led_) return;
@@ -296,7 +298,7 @@ Result<void> CommitQueue::resolve_unknown() {
         ++stats_.unknown;
     }
     const StreamId stream = last_change_.after.stream;
-    const auto deadline = std::chrono::steady_clock::now() + unknown_patience;
+    const auto deadline = std::chrono::steady_clock::now() + settings_.unknown_patience;
     while (last_rows_ > 0 && std::chrono::steady_clock::now() < deadline) {
         auto heads = storage_.get_audit_heads(std::span(&stream, 1));
         if (heads) {
@@ -310,7 +312,7 @@ Result<void> CommitQueue::resolve_unknown() {
         std::unique_lock lock(mutex_);
         waiters_.wait_for(lock, unknown_retry);
     }
-    start_stream();
+    if (last_rows_ > 0) start_stream();
     return Error{Errc::outcome_unknown, "The storage failed while committing: whether the change happened is not known."};
 }
 

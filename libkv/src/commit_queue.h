@@ -64,6 +64,7 @@ public:
         std::function<void(LogLevel, std::string_view)> log;
         std::size_t group_items_max = 512;
         std::size_t group_bytes_max = 1u << 20;
+        std::chrono::milliseconds unknown_patience{5000};  // with a storage that cannot say whether a commit happened
     };
     // Borrows storage and vault.
     CommitQueue(Storage& storage, const Vault& vault, Settings settings);

@@ -24,7 +24,9 @@ public:
         : needs_(std::move(needs)), step_(std::move(step)), done_(std::move(done)) {
         is_alone = true;
     }
-    void add_needs(Needs& needs) const override { needs = needs_; }
+    void add_needs(Needs& needs) const override {
+        if (!rejection_) needs = needs_;
+    }
     Result<void> plan(GroupContext& context) override { return rejection_ ? Result<void>{} : step_(context); }
     void reject(Error error) override { rejection_ = std::move(error); }
     void finish(const Result<void>& committed) noexcept override { done_(rejection_ ? Result<void>(*rejection_) : committed); }

@@ -39,9 +39,13 @@ OperationItem::OperationItem(Operation operation, Ticket ticket)
     must_be_first = std::holds_alternative<RollbackEntry>(operation_.request);
 }
 
-void OperationItem::add_needs(Needs& needs) const { kv::add_needs(operation_.request, needs); }
+// What was rejected only leaves its record: perhaps it was the looking up that failed.
+void OperationItem::add_needs(Needs& needs) const {
+    if (!rejection_) kv::add_needs(operation_.request, needs);
+}
 
 void OperationItem::add_more_needs(Overlay& overlay, Needs& needs) const {
+    if (rejection_) return;
     if (const NamespaceRow* ns = named_namespace(operation_.request, overlay)) {
         add_name_needs(operation_.request, *ns, needs);
     }

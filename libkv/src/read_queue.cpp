@@ -53,12 +53,12 @@ ReadQueue::ReadQueue(const Reader& reader, CommitQueue& commits, std::size_t rea
 
 ReadQueue::~ReadQueue() { stop(); }
 
-void ReadQueue::submit(std::unique_ptr<ReadItem> item, bool here) {
+void ReadQueue::submit(std::unique_ptr<ReadItem> item, bool caller_waits) {
     const bool is_point = Reader::is_point_read(item->operation.request);
     Batch batch;
     {
         std::lock_guard lock(mutex_);
-        if (!is_point && !here) {
+        if (!is_point && !caller_waits) {
             scans_.push_back(std::move(item));
         } else if (is_point && leaders_ >= readers_) {
             waiting_.push_back(std::move(item));
@@ -71,14 +71,14 @@ void ReadQueue::submit(std::unique_ptr<ReadItem> item, bool here) {
     if (batch.empty()) {
         work_.notify_one();
     } else {
-        lead(std::move(batch));
+        lead(std::move(batch), caller_waits);
     }
 }
 
 // Carries out a batch, and what gathered meanwhile.
-void ReadQueue::lead(Batch batch) {
+void ReadQueue::lead(Batch batch, bool caller_waits) {
     for (std::size_t round = 0; !batch.empty(); ++round) {
-        run_batch(std::move(batch));
+        run_batch(std::move(batch), caller_waits);
         batch.clear();
         std::unique_lock lock(mutex_);
         if (waiting_.empty() || round >= rounds_led_max || !next_batch(batch)) {
@@ -112,12 +112,12 @@ void ReadQueue::work() {
         }
         ++leaders_;
         lock.unlock();
-        lead(std::move(batch));
+        lead(std::move(batch), false);
         lock.lock();
     }
 }
 
-void ReadQueue::run_batch(Batch batch) {
+void ReadQueue::run_batch(Batch batch, bool caller_waits) {
     const std::size_t size = batch.size();
     reader_.run(batch);
     {
@@ -127,22 +127,21 @@ void ReadQueue::run_batch(Batch batch) {
         stats_.reads += size;
         ++stats_.group_sizes[std::min(bucket, stats_.group_sizes.size() - 1)];
     }
-    record(std::move(batch));
+    record(std::move(batch), caller_waits);
 }
 
-void ReadQueue::release(std::unique_ptr<ReadItem> item) {
+void ReadQueue::release(std::unique_ptr<ReadItem> item, bool caller_waits) {
     Batch batch;
     batch.push_back(std::move(item));
-    record(std::move(batch));
+    record(std::move(batch), caller_waits);
 }
 
-// Hands the audit rows to the next commit group, and with them the replies that wait for it.
-void ReadQueue::record(Batch batch) {
+// Hands the audit rows to the next commit group, and with them the replies that wait for it. Those whose callers wait
+// may be asleep by now: unless this thread is about to lead, the queue's own must.
+void ReadQueue::record(Batch batch, bool caller_waits) {
     auto audit = std::make_unique<ReadAuditItem>();
-    bool wakes = false;
     std::vector<std::unique_ptr<ReadItem>> released;
     for (auto& item : batch) {
-        wakes = wakes || item->wakes_lane || item->audit_may_wait;
         if (item->audit_may_wait) {
             auto early = std::make_unique<ReadItem>();
             early->audit = std::move(item->audit);
@@ -154,7 +153,7 @@ void ReadQueue::record(Batch batch) {
         }
     }
     audit->count(batch.size());
-    if (audit->has_records()) commits_.submit(std::move(audit), wakes);
+    if (audit->has_records()) commits_.submit(std::move(audit), !caller_waits);
     for (auto& item : released) item->ticket.answer(std::move(item->reply));
 }
 

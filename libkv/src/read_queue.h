@@ -20,12 +20,10 @@ namespace kv {
 // One read on its way: what it answers is released when its audit rows are committed.
 struct ReadItem {
     ReadItem() = default;
-    ReadItem(Operation what, Ticket whose, bool wakes)
-        : operation(std::move(what)), ticket(std::move(whose)), wakes_lane(wakes) {}
+    ReadItem(Operation what, Ticket whose) : operation(std::move(what)), ticket(std::move(whose)) {}
 
     Operation operation;
     Ticket ticket;
-    bool wakes_lane = true;  // false: the caller will lead the commit of its audit rows
 
     Result<Reply> reply = Reply(Done{});
     std::vector<AuditRecord> audit;
@@ -65,10 +63,11 @@ public:
     ReadQueue(const Reader& reader, CommitQueue& commits, std::size_t readers);
     ~ReadQueue();
 
-    // `here`: on the calling thread, whatever it is.
-    void submit(std::unique_ptr<ReadItem> item, bool here);
+    // `caller_waits`: the caller will lead the commit of what is to be recorded (CommitQueue::lead_until), and reads on
+    // its own thread, whatever it is.
+    void submit(std::unique_ptr<ReadItem> item, bool caller_waits);
     // Records and answers an item that was refused before it was read: its reply and audit rows are there already.
-    void release(std::unique_ptr<ReadItem> item);
+    void release(std::unique_ptr<ReadItem> item, bool caller_waits);
     void stop();
 
     struct Stats {
@@ -80,9 +79,9 @@ public:
 
 private:
     using Batch = std::vector<std::unique_ptr<ReadItem>>;
-    void lead(Batch batch);
-    void run_batch(Batch batch);
-    void record(Batch batch);
+    void lead(Batch batch, bool caller_waits);
+    void run_batch(Batch batch, bool caller_waits);
+    void record(Batch batch, bool caller_waits);
     bool next_batch(Batch& batch);
     void work();
 

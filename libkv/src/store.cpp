@@ -142,6 +142,7 @@ public:
     Result<Reply> wait(const Actor& actor, Request request);
     StoreStats stats() const;
     Result<void> ready();
+    Result<bool> run_maintenance();
     void stop();
 
     const Options options_;
@@ -162,7 +163,9 @@ public:
     Maintenance maintenance_;
 
 private:
-    Result<void> accept(std::size_t bytes);
+    Result<void> is_open() const;
+    Result<void> accept() const;
+    Result<void> may_wait() const;
     void start_write(Operation operation, Ticket ticket, bool waits);
     void refuse(Operation operation, Ticket ticket, Error error, bool waits);
     Completion counting(Completion done);
@@ -170,12 +173,16 @@ private:
     std::mutex stop_mutex_;
 };
 
-// Is there room for the operation?
-Result<void> Store::Impl::accept(std::size_t bytes) {
+Result<void> Store::Impl::is_open() const {
     if (fork_mark_.is_child()) return Error{Errc::invalid_state, "The store was opened before fork(); open one in the child."};
-    if (is_stopping_.load(std::memory_order_relaxed)) return Error{Errc::shutting_down, "The store is shutting down."};
-    if (in_flight_.bytes.load(std::memory_order_relaxed) + bytes > options_.bytes_in_flight_max) {
-        overloaded_.fetch_add(1, std::memory_order_relaxed);
+    if (is_stopping_.load()) return Error{Errc::shutting_down, "The store is shutting down."};
+    return {};
+}
+
+// Judges what is counted as in flight already: stop() waits for everything that it does not refuse.
+Result<void> Store::Impl::accept() const {
+    KV_CHECK(is_open());
+    if (in_flight_.bytes.load(std::memory_order_relaxed) > options_.bytes_in_flight_max) {
         return Error{Errc::overloaded, "Too much is waiting to be done; try again shortly."};
     }
     return {};
@@ -187,19 +194,24 @@ Completion Store::Impl::counting(Completion done) {
         if (!reply) {
             if (reply.error().code == Errc::permission_denied) denials_.fetch_add(1, std::memory_order_relaxed);
             if (reply.error().code == Errc::integrity) integrity_failures_.fetch_add(1, std::memory_order_relaxed);
+            if (reply.error().code == Errc::overloaded) overloaded_.fetch_add(1, std::memory_order_relaxed);
         }
         done(std::move(reply));
     };
 }
 
 void Store::Impl::start(Actor actor, Request request, Completion done, bool waits) {
-    const std::size_t bytes = request_bytes(request);
-    if (auto accepted = accept(bytes); !accepted) {
+    // Not counted, or stop() would wait for callers that do not tire of asking.
+    if (auto open = is_open(); !open) {
         InFlight none;
-        Ticket(std::move(done), 0, none).answer(std::move(accepted).error());
+        Ticket(std::move(done), 0, none).answer(std::move(open).error());
         return;
     }
-    Ticket ticket(counting(std::move(done)), bytes, in_flight_);
+    Ticket ticket(counting(std::move(done)), request_bytes(request), in_flight_);
+    if (auto accepted = accept(); !accepted) {
+        ticket.answer(std::move(accepted).error());
+        return;
+    }
     Operation operation;
     operation.actor = std::move(actor);
     operation.request = std::move(request);
@@ -221,7 +233,7 @@ void Store::Impl::start(Actor actor, Request request, Completion done, bool wait
     if (is_write(operation.request)) {
         start_write(std::move(operation), std::move(ticket), waits);
     } else {
-        reads_.submit(std::make_unique<ReadItem>(std::move(operation), std::move(ticket), !waits), waits);
+        reads_.submit(std::make_unique<ReadItem>(std::move(operation), std::move(ticket)), waits);
     }
 }
 
@@ -258,14 +270,14 @@ void Store::Impl::start_write(Operation operation, Ticket ticket, bool waits) {
 // An operation that is wrong in itself: recorded, then answered.
 void Store::Impl::refuse(Operation operation, Ticket ticket, Error error, bool waits) {
     auto now = storage_->now();
-    auto item = std::make_unique<ReadItem>(std::move(operation), std::move(ticket), !waits);
+    auto item = std::make_unique<ReadItem>(std::move(operation), std::move(ticket));
     item->audit.push_back(failure_record(item->operation, error, now ? *now : Time{}, nullptr));
     item->reply = std::move(error);
-    reads_.release(std::move(item));
+    reads_.release(std::move(item), waits);
 }
 
 Result<Reply> Store::Impl::wait(const Actor& actor, Request request) {
-    if (in_completion) return Error{Errc::invalid_state, "A completion must not wait for another operation; submit it."};
+    KV_CHECK(may_wait());
     std::atomic<bool> is_done{false};
     Result<Reply> outcome = Reply(Done{});
     start(actor, std::move(request), [&](Result<Reply> reply) {
@@ -277,8 +289,30 @@ Result<Reply> Store::Impl::wait(const Actor& actor, Request request) {
     return outcome;
 }
 
+// In a child after fork nothing may touch a lock: whoever held it then does not live there.
+Result<void> Store::Impl::may_wait() const {
+    if (fork_mark_.is_child()) return is_open();
+    if (in_completion) return Error{Errc::invalid_state, "A completion must not wait for another operation; submit it."};
+    return {};
+}
+
+Result<bool> Store::Impl::run_maintenance() {
+    KV_CHECK(may_wait());
+    KV_CHECK(is_open());
+    Ticket ticket([](const Result<Reply>&) {}, 0, in_flight_);
+    Result<bool> worked = false;
+    if (auto open = is_open(); open) {
+        worked = maintenance_.run_round();
+    } else {
+        worked = std::move(open).error();
+    }
+    ticket.answer(Reply(Done{}));
+    return worked;
+}
+
 StoreStats Store::Impl::stats() const {
     StoreStats stats;
+    if (fork_mark_.is_child()) return stats;
     const CommitQueue::Stats commits = commits_.stats();
     stats.group_sizes = commits.group_sizes;
     stats.groups = commits.groups;
@@ -302,15 +336,16 @@ StoreStats Store::Impl::stats() const {
 }
 
 Result<void> Store::Impl::ready() {
-    if (is_stopping_.load(std::memory_order_relaxed)) return Error{Errc::shutting_down, "The store is shutting down."};
+    KV_CHECK(is_open());
     KV_TRY([[maybe_unused]] const auto meta, storage_->get_meta());
     return commits_.last_failure();
 }
 
 void Store::Impl::stop() {
+    if (fork_mark_.is_child()) return;
     std::lock_guard lock(stop_mutex_);
     if (is_stopped_) return;
-    is_stopping_.store(true, std::memory_order_relaxed);
+    is_stopping_.store(true);
     for (auto left = in_flight_.operations.load(); left != 0; left = in_flight_.operations.load()) {
         in_flight_.operations.wait(left);
     }
@@ -324,7 +359,10 @@ void Store::Impl::stop() {
 
 Client::~Client() = default;
 Store::Store(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
-Store::~Store() = default;
+// A child after fork has the store's memory but not its threads, whose locks may be held for ever: it lets go of all.
+Store::~Store() {
+    if (impl_->fork_mark_.is_child()) static_cast<void>(impl_.release());
+}
 
 Result<std::unique_ptr<Store>> Store::open(std::unique_ptr<Storage> storage, Options options) {
     return open(nullptr, std::move(storage), std::move(options));
@@ -354,9 +392,9 @@ std::string_view Store::crypto_backend() const noexcept {
     return impl_->keys_->backend() == CryptoBackend::libsodium ? "libsodium" : "openssl";
 }
 StoreStats Store::stats() const { return impl_->stats(); }
-AuditHead Store::audit_head() const { return impl_->commits_.head(); }
+AuditHead Store::audit_head() const { return impl_->fork_mark_.is_child() ? AuditHead{} : impl_->commits_.head(); }
 Result<void> Store::ready() const { return impl_->ready(); }
-Result<bool> Store::run_maintenance() { return impl_->maintenance_.run_round(); }
+Result<bool> Store::run_maintenance() { return impl_->run_maintenance(); }
 void Store::stop() { impl_->stop(); }
 
 Result<std::unique_ptr<Store>> open(std::string_view uri, Options options) {

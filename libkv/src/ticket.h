@@ -23,7 +23,7 @@ public:
     Ticket(Completion done, std::size_t bytes, InFlight& in_flight)
         : done_(std::move(done)), bytes_(bytes), in_flight_(&in_flight) {
         in_flight_->bytes.fetch_add(bytes_, std::memory_order_relaxed);
-        in_flight_->operations.fetch_add(1, std::memory_order_relaxed);
+        in_flight_->operations.fetch_add(1);  // in one order with the store's stopping
     }
     Ticket(Ticket&& other) noexcept
         : done_(std::move(other.done_)), bytes_(other.bytes_), in_flight_(std::exchange(other.in_flight_, nullptr)) {}

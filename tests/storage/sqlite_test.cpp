@@ -1,0 +1,560 @@
+#include <doctest/doctest.h>
+#include <fcntl.h>
+#include <sqlite3.h>
+#include <stdlib.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <csignal>
+#include <filesystem>
+#include <fstream>
+#include <sstream>
+
+#include "kv/sqlite.h"
+#include "storage/fault_vfs.h"
+
+// What is special to SQLite: its file, its lock, its WAL and its failures. The rest is in conformance.cpp.
+namespace {
+
+using namespace kv;
+namespace fs = std::filesystem;
+
+class FixedClock final : public Clock {
+public:
+    Time now() override { return Time(std::chrono::seconds(1'700'000'000)); }
+};
+
+struct Folder {
+    Folder() {
+        std::string name = (fs::temp_directory_path() / "kv-sqlite-XXXXXX").string();
+        path = ::mkdtemp(name.data());
+        database = path / "kv.db";
+    }
+    ~Folder() { fs::remove_all(path); }
+
+    Result<std::unique_ptr<Storage>> try_open(const fs::path& file, std::string vfs = {}) {
+        return open_sqlite_storage({.path = file.string(), .vfs = std::move(vfs)}, clock);
+    }
+    std::unique_ptr<Storage> open(std::string vfs = {}) { return try_open(database, std::move(vfs)).value(); }
+    std::string bytes() const {
+        std::ifstream file(database, std::ios::binary);
+        std::ostringstream all;
+        all << file.rdbuf();
+        return all.str();
+    }
+
+    FixedClock clock;
+    fs::path path;
+    fs::path database;
+};
+
+// Looks into the file past the library, as an operator with a shell would.
+struct Shell {
+    explicit Shell(const fs::path& file) { sqlite3_open(file.c_str(), &handle); }
+    ~Shell() { sqlite3_close(handle); }
+    std::string run(const std::string& sql) {
+        std::string text;
+        const auto collect = [](void* out, int count, char** values, char**) {
+            for (int i = 0; i < count; ++i) *static_cast<std::string*>(out) += (values[i] ? values[i] : "null") + std::string(" ");
+            return 0;
+        };
+        if (sqlite3_exec(handle, sql.c_str(), collect, &text, nullptr) != SQLITE_OK) return sqlite3_errmsg(handle);
+        return text;
+    }
+    sqlite3* handle = nullptr;
+};
+
+NamespaceId ns() {
+    NamespaceId id;
+    id.bytes[0] = 1;
+    return id;
+}
+
+EntryRow entry(int number, std::string key, std::string value) {
+    EntryRow row;
+    row.id.bytes[14] = static_cast<std::uint8_t>(number >> 8);
+    row.id.bytes[15] = static_cast<std::uint8_t>(number);
+    row.ns = ns();
+    row.key_path = std::move(key);
+    row.value = std::move(value);
+    row.version = 1;
+    return row;
+}
+
+Result<void> put(Storage& storage, std::vector<EntryRow> rows) {
+    return storage.write([&](StorageWriter& writer) {
+        Changeset changes;
+        changes.namespaces.resize(1);
+        changes.namespaces[0].id = ns();
+        changes.entries = rows;
+        return writer.apply(changes);
+    });
+}
+
+// Of the entry at "key"; "none" without one, "failed" if it cannot be read.
+std::string value(Storage& storage, const std::string& key = "key") {
+    const EntryRef ref{ns(), key};
+    const auto found = storage.find({&ref, 1}, {.value = true});
+    if (!found) return "failed";
+    return found->at(0).entry ? found->at(0).entry->value : "none";
+}
+
+// ---- the lock ----
+
+TEST_CASE("a second opener in the same process is told who holds the database") {
+    Folder folder;
+    auto first = folder.open();
+    const auto second = folder.try_open(folder.database);
+    REQUIRE(second == Errc::locked);
+    CHECK(second.error().message == "the database is in use by process " + std::to_string(::getpid()));
+    CHECK(put(*first, {entry(1, "key", "still works")}));
+    CHECK(value(*first) == "still works");
+    first.reset();
+    CHECK(value(*folder.open()) == "still works");
+}
+
+TEST_CASE("a second opener in another process is told who holds the database") {
+    Folder folder;
+    int ready[2];
+    int finish[2];
+    REQUIRE(::pipe(ready) == 0);
+    REQUIRE(::pipe(finish) == 0);
+    const pid_t child = ::fork();
+    if (child == 0) {
+        char byte = 0;
+        auto storage = folder.try_open(folder.database);
+        (void)!::write(ready[1], storage ? "y" : "n", 1);
+        (void)!::read(finish[0], &byte, 1);
+        ::_exit(0);
+    }
+    char byte = 0;
+    CHECK(::read(ready[0], &byte, 1) == 1);
+    CHECK(byte == 'y');
+    const auto second = folder.try_open(folder.database);
+    REQUIRE(second == Errc::locked);
+    CHECK(second.error().message == "the database is in use by process " + std::to_string(child));
+    CHECK(::write(finish[1], "x", 1) == 1);
+    ::waitpid(child, nullptr, 0);
+    CHECK(folder.try_open(folder.database));  // it died without closing
+    for (const int fd : {ready[0], ready[1], finish[0], finish[1]}) ::close(fd);
+}
+
+TEST_CASE("two names of one file come to one lock") {
+    Folder folder;
+    fs::create_directory(folder.path / "real");
+    fs::create_directory_symlink(folder.path / "real", folder.path / "folder-link");
+    auto first = folder.try_open(folder.path / "real" / "kv.db").value();
+    fs::create_symlink(folder.path / "real" / "kv.db", folder.path / "file-link");
+    CHECK(folder.try_open(folder.path / "folder-link" / "kv.db") == Errc::locked);
+    CHECK(folder.try_open(folder.path / "file-link") == Errc::locked);
+    CHECK(folder.try_open(folder.path / "real" / ".." / "real" / "kv.db") == Errc::locked);
+}
+
+TEST_CASE("a failed opening leaves the lock free") {
+    Folder folder;
+    std::ofstream(folder.database) << "this is no database, but long enough to be looked at by SQLite as if it were one, "
+                                      "because its header is a hundred bytes long";
+    CHECK(folder.try_open(folder.database) == Errc::integrity);
+    fs::remove(folder.database);
+    CHECK(folder.try_open(folder.database));
+}
+
+// ---- the file ----
+
+TEST_CASE("new files are the owner's alone, whatever the umask") {
+    Folder folder;
+    const mode_t before = ::umask(0);
+    auto storage = folder.open();
+    CHECK(put(*storage, {entry(1, "key", "value")}));
+    ::umask(before);
+    for (const char* suffix : {"", "-wal", "-shm", ".lock"}) {
+        struct stat status {};
+        REQUIRE(::stat((folder.database.string() + suffix).c_str(), &status) == 0);
+        CHECK((status.st_mode & 0777) == 0600);
+    }
+}
+
+TEST_CASE("paths with spaces, equal signs and other odd characters work") {
+    Folder folder;
+    const fs::path odd = folder.path / "my folder=x  dbname=y" / "a b=c 'q' ?mode=ro%20#.db";
+    fs::create_directories(odd.parent_path());
+    {
+        auto storage = folder.try_open(odd).value();
+        CHECK(put(*storage, {entry(1, "key", "odd")}));
+    }
+    CHECK(fs::exists(odd));
+    CHECK(value(*folder.try_open(odd).value()) == "odd");
+}
+
+TEST_CASE("paths that cannot be used are refused with a reason") {
+    Folder folder;
+    CHECK(folder.try_open("") == Errc::unsupported);
+    CHECK(folder.try_open(folder.path / "a\"b.db") == Errc::unsupported);
+    CHECK(folder.try_open(folder.path / "a\nb.db") == Errc::unsupported);
+    CHECK(folder.try_open(folder.path) == Errc::unavailable);
+    CHECK(folder.try_open(folder.path / "missing" / "kv.db") == Errc::unavailable);
+    CHECK(folder.try_open(folder.path.string() + "/missing/") == Errc::unavailable);
+    fs::create_symlink(folder.path / "nowhere", folder.path / "dangling");
+    CHECK(folder.try_open(folder.path / "dangling") == Errc::unavailable);
+    CHECK_FALSE(fs::exists(folder.path / "nowhere"));
+    CHECK(folder.try_open(folder.database, "no-such-vfs") == Errc::internal);
+}
+
+TEST_CASE("an empty file becomes a database") {
+    Folder folder;
+    std::ofstream(folder.database).close();
+    CHECK(put(*folder.open(), {entry(1, "key", "value")}));
+}
+
+TEST_CASE("the database is in WAL mode, vacuums step by step, and says whose it is") {
+    Folder folder;
+    auto storage = folder.open();
+    Shell shell(folder.database);
+    CHECK(shell.run("pragma journal_mode") == "wal ");
+    CHECK(shell.run("pragma auto_vacuum") == "2 ");
+    CHECK(shell.run("pragma user_version") == "1 ");
+    CHECK(shell.run("pragma application_id") == "1802914646 ");
+    CHECK(shell.run("select value from meta") == "1 ");
+    CHECK(shell.run("pragma integrity_check") == "ok ");
+    CHECK(shell.run("select name from sqlite_schema where type = 'table' order by name") ==
+          "audit audit_heads data_keys entries meta namespaces outbox versions ");
+}
+
+TEST_CASE("people can read the tables, and bytes are blobs in them") {
+    Folder folder;
+    auto storage = folder.open();
+    CHECK(put(*storage, {entry(7, "folder/key", std::string("a\0b", 3))}));
+    Shell shell(folder.database);
+    CHECK(shell.run("select typeof(id), lower(hex(id)), key_path, typeof(value), length(value), hex(value) from entries") ==
+          "blob 00000000000000000000000000000007 folder/key blob 3 610062 ");
+    CHECK(shell.run("select typeof(id), typeof(mac), typeof(name) from namespaces") == "blob blob text ");
+}
+
+TEST_CASE("what was erased is not in the file any more") {
+    Folder folder;
+    {
+        auto storage = folder.open();
+        CHECK(put(*storage, {entry(1, "key", "S3CRET-VALUE-TO-FORGET"), entry(2, "other", std::string(9000, 's'))}));
+        storage->idle();
+        CHECK(put(*storage, {entry(1, "key", "x"), entry(2, "other", "y")}));
+        storage->idle();
+    }
+    CHECK(folder.bytes().find("S3CRET-VALUE") == std::string::npos);
+    CHECK(folder.bytes().find("ssssssss") == std::string::npos);
+    CHECK_FALSE(fs::exists(folder.database.string() + "-wal"));
+}
+
+TEST_CASE("a reopened database has every row and goes on") {
+    Folder folder;
+    CHECK(put(*folder.open(), {entry(1, "key", "one")}));
+    {
+        auto storage = folder.open();
+        CHECK(value(*storage) == "one");
+        CHECK(put(*storage, {entry(1, "key", "two")}));
+    }
+    CHECK(value(*folder.open()) == "two");
+}
+
+// ---- what is not ours ----
+
+TEST_CASE("another program's database is refused and not touched") {
+    Folder folder;
+    Shell(folder.database).run("create table theirs (a); insert into theirs values (1)");
+    const std::string before = folder.bytes();
+    CHECK(folder.try_open(folder.database) == Errc::integrity);
+    CHECK(folder.bytes() == before);
+    Shell(folder.database).run("drop table theirs; pragma application_id = 77; vacuum");
+    CHECK(folder.try_open(folder.database) == Errc::integrity);
+}
+
+TEST_CASE("a newer schema is refused before anything is written") {
+    Folder folder;
+    folder.open().reset();
+    Shell(folder.database).run("pragma user_version = 2; pragma journal_mode = delete");
+    const std::string before = folder.bytes();
+    const auto opened = folder.try_open(folder.database);
+    REQUIRE(opened == Errc::newer_schema);
+    CHECK(opened.error().message == "the database has schema 2, newer than 1 of this library");
+    CHECK(folder.bytes() == before);
+    CHECK_FALSE(fs::exists(folder.database.string() + "-wal"));
+}
+
+TEST_CASE("a file that is no database is refused") {
+    Folder folder;
+    std::ofstream(folder.database) << std::string(8192, 'x');
+    const auto opened = folder.try_open(folder.database);
+    REQUIRE(opened == Errc::integrity);
+    CHECK(opened.error().message == "the file is not a database (sqlite 26)");
+    CHECK(folder.bytes() == std::string(8192, 'x'));
+}
+
+TEST_CASE("a damaged page is an integrity error, not a crash") {
+    Folder folder;
+    {
+        auto storage = folder.open();
+        std::vector<EntryRow> rows;
+        for (int i = 0; i < 500; ++i) rows.push_back(entry(i, "key" + std::to_string(i), std::string(100, 'v')));
+        CHECK(put(*storage, rows));
+    }
+    const auto size = fs::file_size(folder.database);
+    {
+        std::fstream file(folder.database, std::ios::in | std::ios::out | std::ios::binary);
+        for (std::uintmax_t at = 4096 * 20; at < size; at += 4096) {
+            file.seekp(static_cast<std::streamoff>(at));
+            file << std::string(512, '\xa5');
+        }
+    }
+    auto storage = folder.try_open(folder.database);
+    if (!storage) {
+        CHECK(storage == Errc::integrity);
+        return;
+    }
+    EntryRange range;
+    range.ns = ns();
+    range.ranges = {KeyRange{}};
+    CHECK((*storage)->scan_entries(range) == Errc::integrity);
+    CHECK((*storage)->get_meta());  // the rest still answers
+}
+
+TEST_CASE("a row that no writer of ours makes is an integrity error") {
+    Folder folder;
+    CHECK(put(*folder.open(), {entry(1, "key", "value")}));
+    for (const char* damage : {"value_type = 6", "value_type = 0", "reason = -1", "id = x'00'"}) {
+        Shell(folder.database).run(std::string("update entries set ") + damage);
+        CHECK(value(*folder.open()) == "failed");
+        Shell(folder.database).run("update entries set value_type = 1, reason = 1, id = zeroblob(16)");
+        CHECK(value(*folder.open()) == "value");
+    }
+}
+
+TEST_CASE("a trigger that somebody put into the file does not run") {
+    Folder folder;
+    CHECK(put(*folder.open(), {entry(1, "key", "old")}));
+    Shell(folder.database).run("create trigger leak after update on entries begin update entries set value = x'00'; end");
+    auto storage = folder.open();
+    CHECK(put(*storage, {entry(1, "key", "new")}));
+    CHECK(value(*storage) == "new");
+}
+
+TEST_CASE("no error quotes a value") {
+    Folder folder;
+    auto storage = folder.open();
+    CHECK(put(*storage, {entry(1, "key", "S3CRET")}));
+    const auto refused = put(*storage, {entry(2, "key", "S3CRET")});
+    REQUIRE(refused == Errc::internal);
+    CHECK(refused.error().message == "the database refused a row (sqlite 2067)");
+    CHECK(refused.error().detail == "constraint failed");
+}
+
+// ---- the WAL ----
+
+TEST_CASE("the WAL stays bounded while writing, and idling empties it and shrinks the file") {
+    Folder folder;
+    auto storage = folder.open();
+    std::uint64_t wal_bytes_max = 0;
+    for (int i = 0; i < 120; ++i) {
+        CHECK(put(*storage, {entry(i, "key" + std::to_string(i), std::string(256 << 10, 'v'))}));
+        if (i % 7 == 0) CHECK(value(*storage, "key0").size() == 256 << 10);
+        wal_bytes_max = std::max(wal_bytes_max, storage->stats().wal_bytes);
+    }
+    CHECK(wal_bytes_max < 6u << 20);
+    CHECK(storage->stats().database_bytes > 20u << 20);
+    storage->idle();
+    CHECK(storage->stats().wal_bytes == 0);
+
+    CHECK(storage->write([](StorageWriter& writer) {
+        Changeset changes;
+        for (int i = 0; i < 120; ++i) changes.erase_entries.push_back(entry(i, "", "").id);
+        return writer.apply(changes);
+    }));
+    const std::uint64_t full = storage->stats().database_bytes;
+    storage->idle();
+    CHECK(storage->stats().database_bytes < full);         // a step
+    CHECK(storage->stats().database_bytes > full / 2);     // and not all at once
+    for (int i = 0; i < 100; ++i) storage->idle();
+    CHECK(storage->stats().database_bytes < 1u << 20);
+    CHECK(storage->stats().wal_bytes == 0);
+}
+
+TEST_CASE("a reader never keeps the WAL from being emptied") {
+    Folder folder;
+    auto storage = folder.open();
+    CHECK(put(*storage, {entry(1, "a", "1"), entry(2, "b", "2"), entry(3, "c", "3")}));
+    EntryRange range;
+    range.ns = ns();
+    range.ranges = {KeyRange{}};
+    range.limit = 1;
+    CHECK(storage->scan_entries(range).value().more);  // left after its first row
+    CHECK(storage->scan_audit({.limit = 1}));
+    CHECK(value(*storage, "a") == "1");
+    storage->idle();
+    CHECK(storage->stats().wal_bytes == 0);
+}
+
+TEST_CASE("what was acknowledged survives the process being killed") {
+    Folder folder;
+    int acknowledged[2];
+    REQUIRE(::pipe(acknowledged) == 0);
+    const pid_t child = ::fork();
+    if (child == 0) {
+        auto storage = folder.try_open(folder.database);
+        for (int i = 1; storage; ++i) {
+            if (!put(**storage, {entry(1, "key", std::to_string(i))})) break;
+            if (::write(acknowledged[1], &i, sizeof i) != sizeof i) break;
+        }
+        ::_exit(1);
+    }
+    int last = 0;
+    while (last < 20) REQUIRE(::read(acknowledged[0], &last, sizeof last) == sizeof last);
+    ::kill(child, SIGKILL);
+    ::waitpid(child, nullptr, 0);
+    ::close(acknowledged[1]);
+    while (::read(acknowledged[0], &last, sizeof last) == sizeof last) {
+    }
+    ::close(acknowledged[0]);
+    const int found = std::stoi(value(*folder.open()));
+    CHECK(found >= last);
+    CHECK(found <= last + 1);
+    CHECK(Shell(folder.database).run("pragma integrity_check") == "ok ");
+}
+
+// ---- a disk that fails ----
+
+using Op = FaultVfs::Op;
+
+struct FaultyFolder : Folder {
+    FaultVfs vfs;
+    std::unique_ptr<Storage> storage = open(FaultVfs::name());
+    FaultyFolder() { put(*storage, {entry(1, "key", "old")}).value(); }
+};
+
+TEST_CASE("a full disk refuses the write whole, and reads and later writes go on") {
+    FaultyFolder folder;
+    for (int failing_call = 0; failing_call < 12; ++failing_call) {
+        int calls = 0;
+        folder.vfs.fault = [&](Op op, bool) { return op == Op::write && calls++ == failing_call ? SQLITE_FULL : SQLITE_OK; };
+        const auto refused = put(*folder.storage, {entry(1, "key", "new"), entry(2, "large", std::string(20'000, 'x'))});
+        folder.vfs.fault = {};
+        if (!refused) {
+            CHECK(refused == Errc::storage_full);
+            CHECK(value(*folder.storage) == "old");
+            CHECK(value(*folder.storage, "large") == "none");
+        }
+        CHECK(put(*folder.storage, {entry(1, "key", "later")}));
+        CHECK(value(*folder.storage) == "later");
+        CHECK(put(*folder.storage, {entry(1, "key", "old")}));
+        CHECK(folder.storage->write([](StorageWriter& writer) {
+            Changeset changes;
+            changes.erase_entries = {entry(2, "", "").id};
+            return writer.apply(changes);
+        }));
+    }
+}
+
+TEST_CASE("a disk that stays full still answers reads, idles and closes") {
+    FaultyFolder folder;
+    folder.vfs.fault = [](Op op, bool) { return op == Op::write ? SQLITE_FULL : SQLITE_OK; };
+    for (int i = 0; i < 3; ++i) {
+        CHECK(put(*folder.storage, {entry(1, "key", "new")}) == Errc::storage_full);
+        CHECK(value(*folder.storage) == "old");
+        folder.storage->idle();
+    }
+    folder.storage.reset();
+    folder.vfs.fault = {};
+    CHECK(value(*folder.open()) == "old");
+}
+
+TEST_CASE("a write that fails while committing is unknown, and not there afterwards") {
+    FaultyFolder folder;
+    folder.vfs.fail_once(Op::write, true, SQLITE_IOERR_WRITE);
+    const auto unknown = put(*folder.storage, {entry(1, "key", "new")});
+    REQUIRE(unknown == Errc::outcome_unknown);
+    CHECK(unknown.error().message.find("may have happened") != std::string::npos);
+    CHECK(value(*folder.storage) == "old");
+    CHECK(put(*folder.storage, {entry(1, "key", "newer")}));
+    CHECK(value(*folder.storage) == "newer");
+}
+
+TEST_CASE("a sync that fails while committing is unknown, and what is read next is what stays") {
+    FaultyFolder folder;
+    folder.vfs.fail_once(Op::sync, true, SQLITE_IOERR_FSYNC);
+    CHECK(put(*folder.storage, {entry(1, "key", "new")}) == Errc::outcome_unknown);
+    const std::string truth = value(*folder.storage);
+    CHECK((truth == "old" || truth == "new"));
+    CHECK(folder.storage->stats().wal_bytes == 0);  // settled in the database file, and synced there
+    folder.storage.reset();
+    CHECK(value(*folder.open(FaultVfs::name())) == truth);
+}
+
+TEST_CASE("while the disk fails everything is unavailable, and comes back with the disk") {
+    FaultyFolder folder;
+    folder.vfs.fail_always(SQLITE_IOERR);
+    const auto failed = put(*folder.storage, {entry(1, "key", "new")});
+    CHECK((failed == Errc::outcome_unknown || failed == Errc::unavailable));
+    for (int i = 0; i < 3; ++i) {
+        CHECK(put(*folder.storage, {entry(1, "key", "new")}) == Errc::unavailable);
+        CHECK(folder.storage->get_meta() == Errc::unavailable);
+        folder.storage->idle();
+    }
+    folder.vfs.fault = {};
+    CHECK(value(*folder.storage) == "old");
+    CHECK(put(*folder.storage, {entry(1, "key", "new")}));
+    CHECK(value(*folder.storage) == "new");
+}
+
+TEST_CASE("a page that cannot be read is unavailable, to a reader and to a write") {
+    FaultyFolder folder;
+    folder.storage.reset();
+    folder.storage = folder.open(FaultVfs::name());  // with empty caches
+    folder.vfs.fault = [](Op op, bool) { return op == Op::read ? SQLITE_IOERR_READ : SQLITE_OK; };
+    CHECK(folder.storage->get_meta() == Errc::unavailable);
+    CHECK(put(*folder.storage, {entry(1, "key", "new")}) == Errc::unavailable);
+    folder.vfs.fault = {};
+    CHECK(value(*folder.storage) == "old");
+    CHECK(put(*folder.storage, {entry(1, "key", "new")}));
+}
+
+TEST_CASE("a checkpoint that fails loses nothing and fails no write") {
+    FaultyFolder folder;
+    folder.vfs.fault = [](Op op, bool is_wal) { return op == Op::write && !is_wal ? SQLITE_IOERR_WRITE : SQLITE_OK; };
+    for (int i = 0; i < 40; ++i) {
+        CHECK(put(*folder.storage, {entry(i, "key" + std::to_string(i), std::string(256 << 10, 'v'))}));
+    }
+    folder.storage->idle();
+    CHECK(folder.storage->stats().wal_bytes > 4u << 20);
+    folder.vfs.fault = {};
+    folder.storage->idle();
+    CHECK(folder.storage->stats().wal_bytes == 0);
+    CHECK(value(*folder.storage, "key39").size() == 256 << 10);
+}
+
+TEST_CASE("a disk that fails while a database is made leaves something that can be opened later") {
+    FaultVfs vfs;
+    bool opened = false;
+    for (int failing_call = 0; !opened; ++failing_call) {
+        Folder folder;
+        int calls = 0;
+        vfs.fault = [&](Op op, bool) { return op != Op::read && calls++ == failing_call ? SQLITE_IOERR : SQLITE_OK; };
+        {
+            const auto storage = folder.try_open(folder.database, FaultVfs::name());
+            opened = calls <= failing_call;
+            CHECK((storage || storage == Errc::unavailable));
+        }
+        vfs.fault = {};
+        CHECK(put(*folder.open(FaultVfs::name()), {entry(1, "key", "value")}));
+    }
+}
+
+TEST_CASE("readers wait for one another when connections are few") {
+    Folder folder;
+    auto storage = open_sqlite_storage({.path = folder.database.string(), .readers = 0}, folder.clock).value();
+    CHECK(put(*storage, {entry(1, "key", "value")}));
+    CHECK(storage->write([&](StorageWriter&) -> Result<void> {
+        CHECK(value(*storage) == "value");  // outside of the write, while it runs
+        return {};
+    }));
+}
+
+}  // namespace

@@ -258,7 +258,8 @@ struct KeyRef {
     std::optional<std::uint32_t> generation = {};  // empty: all
 };
 
-// Rows that are due for maintenance, over all namespaces unless `ns` says otherwise, in the order of their ids or times.
+// Rows that are due for maintenance, over all namespaces unless `ns` says otherwise. The first three kinds come in the
+// order of their times.
 struct DueRange {
     enum class Kind : std::uint8_t {
         expired,         // live with expires_at <= before

@@ -354,7 +354,7 @@ void SqliteStorage::idle() {
     if (!writer_) return;
     auto done = guard([&] {
         if (writer_->ask_integer("pragma freelist_count") > 0) writer_->execute("pragma incremental_vacuum(256)");
-        if (writer_->checkpoint_truncate()) checkpoint_at_ = wal_pages_checkpoint;
+        if (writer_->wal_pages() > 0 && writer_->checkpoint_truncate()) checkpoint_at_ = wal_pages_checkpoint;
     });
     if (!done) roll_back();
 }

@@ -13,6 +13,9 @@ std::int64_t bound(std::uint64_t value) {
     return static_cast<std::int64_t>(std::min(value, integer_max));
 }
 
+constexpr auto namespace_columns = [](const auto& row, auto&& io) { exchange_namespace(row, io); };
+constexpr auto entry_columns = [](const auto& row, auto&& io) { exchange_entry(row, io); };
+
 // Binds all columns of a row and runs the statement.
 template <class Row, class Exchange>
 void run_with(Connection& connection, const char* sql, const Row& row, Exchange&& exchange) {
@@ -21,22 +24,36 @@ void run_with(Connection& connection, const char* sql, const Row& row, Exchange&
     run.finish();
 }
 
+// Setting a column rewrites its indexes even if it stays the same, which costs five times the update itself. So the usual
+// change, which leaves the indexed columns alone, has a statement of its own.
+bool update_namespace(Connection& connection, const NamespaceRow& row) {
+    run_with(connection,
+             "update namespaces set description = ?4, is_secret = ?5, default_ttl_seconds = ?7, keeps_history = ?8,"
+             " history_limit = ?9, deletion_protection = ?10, version = ?11, revision = ?12, key_generation = ?13,"
+             " seals = ?14, version_floor = ?15, changed_at = ?16, created_at = ?17, created_by = ?18,"
+             " updated_at = ?19, updated_by = ?20, mac = ?22"
+             " where id = ?1 and application_id = ?2 and name = ?3 and sealing = ?6 and deleted_at is ?21",
+             row, namespace_columns);
+    return connection.changes() == 1;
+}
+
+void replace_namespace(Connection& connection, const NamespaceRow& row) {
+    run_with(connection,
+             "insert into namespaces (" KV_NAMESPACE_COLUMNS
+             ") values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20,"
+             " ?21, ?22)"
+             " on conflict (id) do update set application_id = ?2, name = ?3, description = ?4, is_secret = ?5,"
+             " sealing = ?6, default_ttl_seconds = ?7, keeps_history = ?8, history_limit = ?9,"
+             " deletion_protection = ?10, version = ?11, revision = ?12, key_generation = ?13, seals = ?14,"
+             " version_floor = ?15, changed_at = ?16, created_at = ?17, created_by = ?18, updated_at = ?19,"
+             " updated_by = ?20, deleted_at = ?21, mac = ?22",
+             row, namespace_columns);
+}
+
 Result<void> put_namespace(Connection& connection, const NamespaceRow& row) {
+    if (update_namespace(connection, row)) return {};
     try {
-        run_with(connection,
-                 "insert into namespaces (" KV_NAMESPACE_COLUMNS
-                 ") values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
-                 " on conflict (id) do update set application_id = excluded.application_id, name = excluded.name,"
-                 " description = excluded.description, is_secret = excluded.is_secret, sealing = excluded.sealing,"
-                 " default_ttl_seconds = excluded.default_ttl_seconds, keeps_history = excluded.keeps_history,"
-                 " history_limit = excluded.history_limit, deletion_protection = excluded.deletion_protection,"
-                 " version = excluded.version, revision = excluded.revision,"
-                 " key_generation = excluded.key_generation, seals = excluded.seals,"
-                 " version_floor = excluded.version_floor, changed_at = excluded.changed_at,"
-                 " created_at = excluded.created_at, created_by = excluded.created_by,"
-                 " updated_at = excluded.updated_at, updated_by = excluded.updated_by,"
-                 " deleted_at = excluded.deleted_at, mac = excluded.mac",
-                 row, [](const auto& fields, auto&& io) { exchange_namespace(fields, io); });
+        replace_namespace(connection, row);
     } catch (const Failure& failure) {
         if (!is_taken_name(failure.code)) throw;
         return Error{Errc::namespace_exists, "a live namespace of that name exists"};
@@ -69,17 +86,19 @@ void insert_version(Connection& connection, const VersionRow& row) {
     mark_history(connection, row.entry_id);
 }
 
-void put_entry(Connection& connection, const EntryRow& row) {
-    const auto columns = [](const auto& fields, auto&& io) { exchange_entry(fields, io); };
-    // Setting a column rewrites its indexes even if it stays the same; the usual change leaves these five alone.
+bool update_entry(Connection& connection, const EntryRow& row) {
     run_with(connection,
              "update entries set value_type = ?5, version = ?7, revision = ?8, reason = ?9, comment = ?10,"
              " rolled_back_from = ?11, ttl_seconds = ?12, expires_at = ?13, metadata = ?14, history_floor = ?15,"
              " hidden_since = ?16, created_at = ?17, created_by = ?18, updated_at = ?19, updated_by = ?20,"
              " request_id = ?21, value = ?22"
              " where id = ?1 and namespace_id = ?2 and key_path = ?3 and is_tombstone = ?4 and key_generation = ?6",
-             row, columns);
-    if (connection.changes() == 1) return;
+             row, entry_columns);
+    return connection.changes() == 1;
+}
+
+void put_entry(Connection& connection, const EntryRow& row) {
+    if (update_entry(connection, row)) return;
     run_with(connection,
              "insert into entries (" KV_ENTRY_COLUMNS
              ", value, has_history) values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16,"
@@ -88,7 +107,7 @@ void put_entry(Connection& connection, const EntryRow& row) {
              " key_generation = ?6, version = ?7, revision = ?8, reason = ?9, comment = ?10, rolled_back_from = ?11,"
              " ttl_seconds = ?12, expires_at = ?13, metadata = ?14, history_floor = ?15, hidden_since = ?16,"
              " created_at = ?17, created_by = ?18, updated_at = ?19, updated_by = ?20, request_id = ?21, value = ?22",
-             row, columns);
+             row, entry_columns);
 }
 
 void reseal(Connection& connection, const Reseal& change) {

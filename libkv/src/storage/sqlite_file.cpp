@@ -61,8 +61,6 @@ bool is_network_file_system(const std::string& folder) {
         case 0xFF534D42:    // CIFS
         case 0xFE534D42:    // SMB2
         case 0x5346414F:    // AFS
-        case 0x01021997:    // 9P
-        case 0x00C36400:    // Ceph
             return true;
         default: return false;
     }
@@ -76,26 +74,23 @@ Error locked(int lock) {
     return {Errc::locked, "the database is in use by " + (pid > 0 ? "process " + std::to_string(pid) : "another process")};
 }
 
-Result<void> write_pid(int lock) {
+// The lock holds without it, and a full disk is no reason not to read: a failure leaves the file empty.
+void write_pid(int lock) {
     const std::string text = std::to_string(::getpid()) + "\n";
-    if (::ftruncate(lock, 0) != 0 || ::pwrite(lock, text.data(), text.size(), 0) != static_cast<ssize_t>(text.size())) {
-        return system_error("the lock file cannot be written", errno);
-    }
-    return {};
+    if (::ftruncate(lock, 0) != 0) return;
+    if (::pwrite(lock, text.data(), text.size(), 0) != static_cast<ssize_t>(text.size())) (void)!::ftruncate(lock, 0);
 }
 
 Result<int> take_lock(const std::string& path) {
     const int lock = ::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
     if (lock < 0) return system_error("the lock file cannot be opened", errno);
-    Result<void> taken;
-    if (::flock(lock, LOCK_EX | LOCK_NB) != 0) {
-        taken = errno == EWOULDBLOCK ? locked(lock) : system_error("the lock file cannot be locked", errno);
-    } else {
-        taken = write_pid(lock);
+    if (::flock(lock, LOCK_EX | LOCK_NB) == 0) {
+        write_pid(lock);
+        return lock;
     }
-    if (taken) return lock;
+    Error error = errno == EWOULDBLOCK ? locked(lock) : system_error("the lock file cannot be locked", errno);
     ::close(lock);
-    return std::move(taken).error();
+    return error;
 }
 
 void sync_folder(const std::string& path) {
@@ -109,10 +104,7 @@ void sync_folder(const std::string& path) {
 // descriptor of it drops the locks that SQLite connections of this process hold on it.
 Result<void> create(const std::string& path, const std::string& folder) {
     struct stat status {};
-    if (::stat(path.c_str(), &status) == 0) {
-        if (S_ISREG(status.st_mode)) return {};
-        return Error{Errc::unavailable, "the database path is not a file"};
-    }
+    if (::stat(path.c_str(), &status) == 0) return {};
     const int file = ::open(path.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
     if (file < 0) return system_error("the database file cannot be created", errno);
     ::close(file);
@@ -127,6 +119,10 @@ Result<File> File::open(const std::string& path) {
     KV_TRY(std::string real, resolve(path));
     const std::string folder = real.substr(0, real.rfind('/') + 1);
     KV_CHECK(check_path(real));
+    struct stat status {};
+    if (::stat(real.c_str(), &status) == 0 && !S_ISREG(status.st_mode)) {
+        return Error{Errc::unavailable, "the database path is not a file"};
+    }
     if (is_network_file_system(folder)) {
         return Error{Errc::unsupported, "a database cannot lie on a network file system"};
     }

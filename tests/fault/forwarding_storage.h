@@ -1,0 +1,33 @@
+#pragma once
+#include <functional>
+
+#include "kv/storage.h"
+
+namespace kv::test {
+
+// Answers every question by asking `inner`. Base is StorageWriter or Storage.
+template <class Base>
+class Forwarding : public Base {
+public:
+    explicit Forwarding(Base& inner) : inner_(inner) {}
+
+    Result<Time> now() override { return inner_.now(); }
+    Result<std::vector<Found>> find(std::span<const EntryRef> refs, Want want) override { return inner_.find(refs, want); }
+    Result<std::vector<NamespaceRow>> scan_namespaces(const NamespaceRange& range) override { return inner_.scan_namespaces(range); }
+    Result<EntryPage> scan_entries(const EntryRange& range) override { return inner_.scan_entries(range); }
+    Result<std::vector<VersionRow>> scan_versions(const VersionRange& range) override { return inner_.scan_versions(range); }
+    Result<AuditPage> scan_audit(const AuditRange& range) override { return inner_.scan_audit(range); }
+    Result<std::vector<EventRow>> scan_events(const EventRange& range) override { return inner_.scan_events(range); }
+    Result<std::vector<EntryRow>> scan_due(const DueRange& range) override { return inner_.scan_due(range); }
+    Result<std::vector<VersionRow>> scan_due_versions(const DueVersionRange& range) override { return inner_.scan_due_versions(range); }
+    Result<std::vector<KeyRow>> get_keys(std::span<const KeyRef> refs) override { return inner_.get_keys(refs); }
+    Result<std::vector<KeyRow>> internal_keys() override { return inner_.internal_keys(); }
+    Result<std::vector<AuditHead>> get_audit_heads(std::span<const StreamId> streams) override { return inner_.get_audit_heads(streams); }
+    Result<std::vector<AuditHead>> open_audit_heads(std::size_t limit) override { return inner_.open_audit_heads(limit); }
+    Result<std::vector<MetaRow>> get_meta() override { return inner_.get_meta(); }
+
+protected:
+    Base& inner_;
+};
+
+}  // namespace kv::test
