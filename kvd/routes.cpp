@@ -244,6 +244,9 @@ kv::Result<kv::Request> parse_request(const RouteMatch& match, const HttpRequest
 
 HttpResponse answer_document(const RouteMatch& match, const HttpRequest& request) {
     if (match.fault) return problem(*match.fault, request.request_id);
+    if (kv::Result<Query> query = Query::parse(request.query, match.route->query); !query) {
+        return problem(query.error(), request.request_id);
+    }
     return match.route->answer(match, request);
 }
 
