@@ -21,7 +21,8 @@ int fail(ExitCode code, const std::string& message) {
 }
 
 kv::Result<kv::SecretBytes> load_key(const Settings& settings, const SecretVariables& variables) {
-    if (variables.master_key && variables.master_key_file) return missing("both KV_MASTER_KEY and KV_MASTER_KEY_FILE are set: unset one");
+    if (variables.master_key && variables.master_key_file)
+        return missing("both KV_MASTER_KEY and KV_MASTER_KEY_FILE are set: unset one");
     if (variables.master_key_file) return kv::read_master_key_file(*variables.master_key_file);
     if (variables.master_key) {
         auto key = kv::parse_master_key(variables.master_key->reveal());
@@ -30,11 +31,13 @@ kv::Result<kv::SecretBytes> load_key(const Settings& settings, const SecretVaria
     }
     if (settings.dev) {
         if (settings.storage != "memory:")
-            return missing("--dev would make up a key that opens " + settings.storage + " only once: set KV_MASTER_KEY, or leave --storage out");
+            return missing("--dev would make up a key that opens " + settings.storage +
+                           " only once: set KV_MASTER_KEY, or leave --storage out");
         return kv::generate_master_key();
     }
     return missing(
-        "no master key: make one with `kvd keygen --out FILE`, keep a copy of it in a safe place, and set KV_MASTER_KEY_FILE=FILE "
+        "no master key: make one with `kvd keygen --out FILE`, keep a copy of it in a safe place, and set "
+        "KV_MASTER_KEY_FILE=FILE "
         "(or put the key itself into KV_MASTER_KEY)");
 }
 
@@ -61,7 +64,9 @@ kv::Result<ServeSecrets> load_secrets(const Settings& settings, SecretVariables 
     }
     KV_TRY(secrets.tokens, TokenStore::open(std::move(source)));
     if (secrets.tokens->usable() == 0)
-        return missing("nobody could log in: set KVD_ROOT_TOKEN (32 characters or more), or name a file with --tokens whose lines `kvd token` makes");
+        return missing(
+            "nobody could log in: set KVD_ROOT_TOKEN (32 characters or more), or name a file with --tokens whose lines "
+            "`kvd token` makes");
     return secrets;
 }
 
@@ -70,12 +75,15 @@ int run_keygen(const Command& command) {
     std::string text = kv::base64_encode(key.reveal()) + "\n";
     int code = exit_ok;
     if (command.out.empty()) {
-        if (std::fputs(text.c_str(), stdout) < 0 || std::fflush(stdout) != 0) code = fail(exit_internal, "cannot write to stdout");
+        if (std::fputs(text.c_str(), stdout) < 0 || std::fflush(stdout) != 0)
+            code = fail(exit_internal, "cannot write to stdout");
     } else if (const auto written = write_secret_file(command.out, text); !written) {
         code = fail(exit_config, written.error().message);
     }
     kv::json::wipe(text);
-    if (code == exit_ok) std::fprintf(stderr, "kvd: key id %s; without this key no secret can be read: keep a copy\n", kv::master_key_id(key).c_str());
+    if (code == exit_ok)
+        std::fprintf(stderr, "kvd: key id %s; without this key no secret can be read: keep a copy\n",
+                     kv::master_key_id(key).c_str());
     return code;
 }
 
@@ -92,7 +100,8 @@ int run_token(const Command& command) {
     if (const auto table = TokenTable::parse("[" + line + "]"); !table) return fail(exit_usage, table.error().message);
     std::fprintf(stdout, "%.*s\n%s\n", static_cast<int>(token.size()), token.reveal().data(), line.c_str());
     if (std::fflush(stdout) != 0) return fail(exit_internal, "cannot write to stdout");
-    std::fputs("kvd: the first line is the token, shown only now; the second goes into the array of the tokens file\n", stderr);
+    std::fputs("kvd: the first line is the token, shown only now; the second goes into the array of the tokens file\n",
+               stderr);
     return exit_ok;
 }
 

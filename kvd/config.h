@@ -22,7 +22,7 @@ enum ExitCode : int { exit_ok = 0, exit_usage = 64, exit_internal = 70, exit_con
 struct Settings {
     std::string listen = "127.0.0.1:8420";
     std::string admin_listen = "127.0.0.1:8421";  // or "off"
-    std::string storage;                           // empty: sqlite:kv.db, and memory: with --dev
+    std::string storage;                          // empty: sqlite:kv.db, and memory: with --dev
     std::string tokens;
     std::uint64_t threads = 0;  // 0: one per core
     kv::LogLevel log_level = kv::LogLevel::info;
@@ -67,7 +67,8 @@ struct ConfigError {
 using Environment = std::map<std::string, std::string>;
 
 // Flags win over environment, environment over file, file over what is built in.
-std::variant<Command, ConfigError> parse_command(const std::vector<std::string>& arguments, const Environment& environment);
+std::variant<Command, ConfigError> parse_command(const std::vector<std::string>& arguments,
+                                                 const Environment& environment);
 
 // The environment without its secrets, and every other variable of ours.
 Environment read_environment();
@@ -75,9 +76,9 @@ Environment read_environment();
 // The secrets of the environment; an empty variable is as good as none. Taking them overwrites their bytes where they stand, so that neither /proc nor a child
 // shows them, and unsets them.
 struct SecretVariables {
-    std::optional<kv::SecretBytes> master_key;       // KV_MASTER_KEY
-    std::optional<kv::SecretBytes> root_token;       // KVD_ROOT_TOKEN
-    std::optional<std::string> master_key_file;      // KV_MASTER_KEY_FILE, which is no secret
+    std::optional<kv::SecretBytes> master_key;   // KV_MASTER_KEY
+    std::optional<kv::SecretBytes> root_token;   // KVD_ROOT_TOKEN
+    std::optional<std::string> master_key_file;  // KV_MASTER_KEY_FILE, which is no secret
 
     static SecretVariables take();
 };

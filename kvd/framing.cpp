@@ -1,8 +1,8 @@
 #include "kvd/framing.h"
 
 #include <algorithm>
-#include <boost/beast/http/basic_parser.hpp>
 #include <boost/asio/buffer.hpp>
+#include <boost/beast/http/basic_parser.hpp>
 #include <cstring>
 #include <utility>
 
@@ -211,9 +211,12 @@ Result<std::size_t> HeadScanner::scan(std::string_view input) {
     }
     constexpr std::size_t method_bytes_max = 32;  // and the spaces: where the target must have ended
     if (line_begin_ == 0 && scanned_ > limits_.target_bytes_max + method_bytes_max)
-        return Error{.code = Errc::target_too_long, .message = "the target is too long", .limit = limits_.target_bytes_max};
+        return Error{
+            .code = Errc::target_too_long, .message = "the target is too long", .limit = limits_.target_bytes_max};
     if (scanned_ > limits_.head_bytes_max)
-        return Error{.code = Errc::headers_too_large, .message = "the header block is too large", .limit = limits_.head_bytes_max};
+        return Error{.code = Errc::headers_too_large,
+                     .message = "the header block is too large",
+                     .limit = limits_.head_bytes_max};
     return std::size_t{0};
 }
 
@@ -228,9 +231,12 @@ Result<Head> parse_head(std::string_view block, const FramingLimits& limits) {
         return malformed("the request line or a header is malformed");
     if (parser.version != 10 && parser.version != 11) return malformed("this is neither HTTP/1.1 nor HTTP/1.0");
     if (parser.target.size() > limits.target_bytes_max)
-        return Error{.code = Errc::target_too_long, .message = "the target is too long", .limit = limits.target_bytes_max};
+        return Error{
+            .code = Errc::target_too_long, .message = "the target is too long", .limit = limits.target_bytes_max};
     if (parser.repeated != nullptr)
-        return Error{.code = Errc::invalid_request, .message = "a header is repeated that may stand once", .field = parser.repeated};
+        return Error{.code = Errc::invalid_request,
+                     .message = "a header is repeated that may stand once",
+                     .field = parser.repeated};
 
     Head head;
     head.method = parser.method;
@@ -304,7 +310,8 @@ ChunkedDecoder::Status ChunkedDecoder::feed(std::string_view& input, std::string
     Status status = Status::more;
     while (status == Status::more && state_ != State::done && !input.empty()) {
         if (state_ == State::data) {
-            const std::string_view part = input.substr(0, static_cast<std::size_t>(std::min<std::uint64_t>(left_, input.size())));
+            const std::string_view part =
+                input.substr(0, static_cast<std::size_t>(std::min<std::uint64_t>(left_, input.size())));
             append_wiped(body, part);
             input.remove_prefix(part.size());
             left_ -= part.size();
@@ -314,18 +321,30 @@ ChunkedDecoder::Status ChunkedDecoder::feed(std::string_view& input, std::string
         const char byte = input.front();
         input.remove_prefix(1);
         switch (state_) {
-            case State::size: status = take_size_byte(byte, body.size()); break;
-            case State::size_lf: status = expect(byte, '\n', left_ == 0 ? State::last_cr : State::data); break;
-            case State::data_cr: status = expect(byte, '\r', State::data_lf); break;
+            case State::size:
+                status = take_size_byte(byte, body.size());
+                break;
+            case State::size_lf:
+                status = expect(byte, '\n', left_ == 0 ? State::last_cr : State::data);
+                break;
+            case State::data_cr:
+                status = expect(byte, '\r', State::data_lf);
+                break;
             case State::data_lf:
                 status = expect(byte, '\n', State::size);
                 digits_ = 0;
                 break;
-            case State::last_cr: status = expect(byte, '\r', State::last_lf); break;
-            case State::last_lf: status = expect(byte, '\n', State::done); break;
+            case State::last_cr:
+                status = expect(byte, '\r', State::last_lf);
+                break;
+            case State::last_lf:
+                status = expect(byte, '\n', State::done);
+                break;
             case State::data:
             case State::done:
-            case State::failed: status = Status::malformed; break;
+            case State::failed:
+                status = Status::malformed;
+                break;
         }
     }
     if (state_ == State::done) return Status::done;

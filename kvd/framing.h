@@ -13,7 +13,7 @@
 namespace kvd {
 
 struct FramingLimits {
-    std::size_t head_bytes_max = 16u << 10;   // request line, header fields and the empty line
+    std::size_t head_bytes_max = 16u << 10;  // request line, header fields and the empty line
     std::size_t target_bytes_max = 8u << 10;
 };
 

@@ -15,10 +15,14 @@ namespace {
 
 std::string_view name_of(kv::LogLevel level) {
     switch (level) {
-        case kv::LogLevel::debug: return "debug";
-        case kv::LogLevel::info: return "info";
-        case kv::LogLevel::warning: return "warning";
-        case kv::LogLevel::error: return "error";
+        case kv::LogLevel::debug:
+            return "debug";
+        case kv::LogLevel::info:
+            return "info";
+        case kv::LogLevel::warning:
+            return "warning";
+        case kv::LogLevel::error:
+            return "error";
     }
     return "error";
 }
@@ -56,8 +60,10 @@ void member(kv::json::Writer& out, std::string_view name, std::string_view text)
     if (kv::is_valid_utf8(text)) return out.member(name, text);
     std::string escaped;
     for (char byte : text) {
-        if (static_cast<unsigned char>(byte) < 0x80) escaped += byte;
-        else escaped += "\\x" + kv::hex_encode({&byte, 1});
+        if (static_cast<unsigned char>(byte) < 0x80)
+            escaped += byte;
+        else
+            escaped += "\\x" + kv::hex_encode({&byte, 1});
     }
     out.member(name, escaped);
 }
@@ -77,7 +83,8 @@ std::string json_line(std::string_view time, kv::LogLevel level, std::string_vie
 
 std::string format_log_line(LogFormat format, std::string_view time, kv::LogLevel level, std::string_view message,
                             Log::Fields fields) {
-    return format == LogFormat::json ? json_line(time, level, message, fields) : text_line(time, level, message, fields);
+    return format == LogFormat::json ? json_line(time, level, message, fields)
+                                     : text_line(time, level, message, fields);
 }
 
 struct Log::Impl {
@@ -85,8 +92,9 @@ struct Log::Impl {
 
     // Borrowed by nobody else; spdlog's own interfaces want shared ones.
     std::shared_ptr<spdlog::details::thread_pool> thread = std::make_shared<spdlog::details::thread_pool>(lines_max, 1);
-    std::shared_ptr<spdlog::async_logger> logger = std::make_shared<spdlog::async_logger>(
-        "kvd", std::make_shared<spdlog::sinks::stderr_sink_mt>(), thread, spdlog::async_overflow_policy::overrun_oldest);
+    std::shared_ptr<spdlog::async_logger> logger =
+        std::make_shared<spdlog::async_logger>("kvd", std::make_shared<spdlog::sinks::stderr_sink_mt>(), thread,
+                                               spdlog::async_overflow_policy::overrun_oldest);
 };
 
 Log::Log(kv::LogLevel level, LogFormat format) : level_(level), format_(format), impl_(std::make_unique<Impl>()) {

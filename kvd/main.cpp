@@ -60,13 +60,16 @@ Server::Options server_options(const Settings& settings) {
 
 void warn_of_open_files(const Settings& settings, const std::string& key_file, Log& log) {
     for (const std::string& path : {settings.tokens, key_file})
-        if (!path.empty() && is_open_to_others(path)) log.warning("a file of secrets is open to other users: chmod 600", {{"file", path}});
+        if (!path.empty() && is_open_to_others(path))
+            log.warning("a file of secrets is open to other users: chmod 600", {{"file", path}});
 }
 
 void log_audit_head(const kv::Store& store, Log& log) {
     const kv::AuditHead head = store.audit_head();
     const std::string_view mac(reinterpret_cast<const char*>(head.mac.data()), head.mac.size());
-    log.info("audit-head", {{"stream", head.stream.to_string()}, {"sequence", std::to_string(head.sequence)}, {"mac", kv::hex_encode(mac)}});
+    log.info("audit-head", {{"stream", head.stream.to_string()},
+                            {"sequence", std::to_string(head.sequence)},
+                            {"mac", kv::hex_encode(mac)}});
 }
 
 void reload_tokens(TokenStore& tokens, Metrics& metrics, Log& log) {
@@ -86,15 +89,18 @@ ExitCode exit_code_of(kv::Errc code) {
         case kv::Errc::invalid_request:
         case kv::Errc::locked:
         case kv::Errc::newer_schema:
-        case kv::Errc::unsupported: return exit_config;
-        default: return exit_internal;
+        case kv::Errc::unsupported:
+            return exit_config;
+        default:
+            return exit_internal;
     }
 }
 
 // Announced only when a request would be served: the port may have been picked by the system.
 void announce(const Endpoint& api, const kv::SecretBytes& dev_token) {
     if (!dev_token.empty())
-        std::fprintf(stderr, "kvd: --dev: not for production. Everything is in memory, and this token may do anything:\n%.*s\n",
+        std::fprintf(stderr,
+                     "kvd: --dev: not for production. Everything is in memory, and this token may do anything:\n%.*s\n",
                      static_cast<int>(dev_token.size()), dev_token.reveal().data());
     std::fprintf(stdout, "kvd: listening on %s\n", api.url().c_str());
     std::fflush(stdout);
@@ -135,8 +141,10 @@ int serve(const Settings& settings, SecretVariables variables) {
         if (!admin_listening) return fail(exit_config, admin_listening.error().message);
         log.info("metrics and health", {{"url", admin_listening->url()}});
     }
-    log.info("serving", {{"version", KV_VERSION}, {"storage", settings.storage.substr(0, settings.storage.find(':'))},
-                         {"keyId", kv.key_id()}, {"crypto", std::string(kv.crypto_backend())}});
+    log.info("serving", {{"version", KV_VERSION},
+                         {"storage", settings.storage.substr(0, settings.storage.find(':'))},
+                         {"keyId", kv.key_id()},
+                         {"crypto", std::string(kv.crypto_backend())}});
     announce(*listening, secrets->dev_token);
     secrets->dev_token.reset();
 
@@ -161,10 +169,15 @@ int run(const std::vector<std::string>& arguments) {
     if (const auto* error = std::get_if<ConfigError>(&parsed)) return fail(error->code, error->message);
     const Command& command = std::get<Command>(parsed);
     switch (command.kind) {
-        case Command::Kind::print: std::fputs(command.text.c_str(), stdout); return exit_ok;
-        case Command::Kind::keygen: return run_keygen(command);
-        case Command::Kind::token: return run_token(command);
-        case Command::Kind::serve: break;
+        case Command::Kind::print:
+            std::fputs(command.text.c_str(), stdout);
+            return exit_ok;
+        case Command::Kind::keygen:
+            return run_keygen(command);
+        case Command::Kind::token:
+            return run_token(command);
+        case Command::Kind::serve:
+            break;
     }
     return serve(command.settings, std::move(secrets));
 }

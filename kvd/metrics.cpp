@@ -20,8 +20,8 @@ using prometheus::MetricType;
 
 // Upper bounds in nanoseconds: 50 µs, where a memory read ends, to 10 s.
 constexpr std::array<std::uint64_t, 15> latency_bounds = {
-    50'000,     100'000,     250'000,     500'000,       1'000'000,     2'500'000,     5'000'000,     10'000'000,
-    25'000'000, 50'000'000,  100'000'000, 500'000'000,   1'000'000'000, 5'000'000'000, 10'000'000'000};
+    50'000,     100'000,    250'000,     500'000,     1'000'000,     2'500'000,     5'000'000,     10'000'000,
+    25'000'000, 50'000'000, 100'000'000, 500'000'000, 1'000'000'000, 5'000'000'000, 10'000'000'000};
 
 double seconds(std::uint64_t nanoseconds) { return static_cast<double>(nanoseconds) / 1e9; }
 
@@ -76,7 +76,8 @@ void add_group_sizes(std::vector<MetricFamily>& out, const char* name, const cha
         sum += sizes[i];
         ClientMetric::Bucket bucket;
         bucket.cumulative_count = sum;
-        bucket.upper_bound = i + 1 == sizes.size() ? std::numeric_limits<double>::infinity() : static_cast<double>(1u << i);
+        bucket.upper_bound =
+            i + 1 == sizes.size() ? std::numeric_limits<double>::infinity() : static_cast<double>(1u << i);
         metric.histogram.bucket.push_back(bucket);
     }
     metric.histogram.sample_count = groups;
@@ -98,14 +99,17 @@ void add_store(std::vector<MetricFamily>& out, const kv::StoreStats& stats) {
     add_counter(out, "kv_groups_halved_total", "Groups halved to find the operation that failed", stats.groups_halved);
     add_counter(out, "kv_outcomes_unknown_total", "Operations answered outcome-unknown", stats.outcomes_unknown);
     add_counter(out, "kv_denials_total", "Operations refused for lack of a grant", stats.denials);
-    add_counter(out, "kv_integrity_failures_total", "Entries that failed their integrity check", stats.integrity_failures);
+    add_counter(out, "kv_integrity_failures_total", "Entries that failed their integrity check",
+                stats.integrity_failures);
     add_counter(out, "kv_overloaded_total", "Operations refused for lack of room", stats.overloaded);
     add_counter(out, "kv_expired_entries_total", "Entries whose time to live ran out", stats.expired_entries);
     add_counter(out, "kv_audit_rows_total", "Audit rows written", stats.audit_rows);
-    add_gauge(out, "kv_bytes_in_flight", "Bytes of requests accepted and not yet answered", static_cast<double>(stats.bytes_in_flight));
+    add_gauge(out, "kv_bytes_in_flight", "Bytes of requests accepted and not yet answered",
+              static_cast<double>(stats.bytes_in_flight));
     add_gauge(out, "kv_queue_length", "Operations waiting for a group", static_cast<double>(stats.queued));
     add_gauge(out, "kv_storage_wal_bytes", "Size of the write-ahead log", static_cast<double>(stats.storage.wal_bytes));
-    add_gauge(out, "kv_storage_database_bytes", "Size of the database", static_cast<double>(stats.storage.database_bytes));
+    add_gauge(out, "kv_storage_database_bytes", "Size of the database",
+              static_cast<double>(stats.storage.database_bytes));
 }
 
 }  // namespace
@@ -145,7 +149,8 @@ private:
     }
 
     void add_latencies(std::vector<MetricFamily>& out) const {
-        out.push_back(family("kvd_request_seconds", "From the end of a request's header to its answer", MetricType::Histogram));
+        out.push_back(
+            family("kvd_request_seconds", "From the end of a request's header to its answer", MetricType::Histogram));
         for (std::size_t i = 0; i < metrics_.names_.size(); ++i) {
             const Operation& operation = metrics_.operations_[i];
             ClientMetric metric;
@@ -154,8 +159,8 @@ private:
                 sum += operation.by_latency[at].load(std::memory_order_relaxed);
                 ClientMetric::Bucket bucket;
                 bucket.cumulative_count = sum;
-                bucket.upper_bound = at < latency_bounds.size() ? seconds(latency_bounds[at])
-                                                                : std::numeric_limits<double>::infinity();
+                bucket.upper_bound =
+                    at < latency_bounds.size() ? seconds(latency_bounds[at]) : std::numeric_limits<double>::infinity();
                 metric.histogram.bucket.push_back(bucket);
             }
             if (sum == 0) continue;
@@ -169,14 +174,17 @@ private:
         const Metrics& m = metrics_;
         add_gauge(out, "kvd_connections", "Open connections", static_cast<double>(m.connections));
         add_counter(out, "kvd_connections_accepted_total", "Connections accepted", m.connections_accepted);
-        add_counter(out, "kvd_connections_refused_total", "Connections turned away, there being too many", m.connections_refused);
+        add_counter(out, "kvd_connections_refused_total", "Connections turned away, there being too many",
+                    m.connections_refused);
         add_counter(out, "kvd_accept_failures_total", "Connections that could not be accepted", m.accept_failures);
         add_counter(out, "kvd_framing_errors_total", "Requests refused for how they were framed", m.framing_errors);
         add_counter(out, "kvd_timeouts_total", "Connections closed for being too slow", m.timeouts);
         add_counter(out, "kvd_exceptions_total", "Exceptions caught in a session", m.exceptions);
-        add_gauge(out, "kvd_body_bytes_in_flight", "Bytes of bodies received and not yet answered", static_cast<double>(m.bytes_of_bodies));
+        add_gauge(out, "kvd_body_bytes_in_flight", "Bytes of bodies received and not yet answered",
+                  static_cast<double>(m.bytes_of_bodies));
         add_counter(out, "kvd_token_reloads_total", "Times the tokens file was read again", m.token_reloads);
-        add_counter(out, "kvd_token_reload_failures_total", "Times it did not read and the old one was kept", m.token_reload_failures);
+        add_counter(out, "kvd_token_reload_failures_total", "Times it did not read and the old one was kept",
+                    m.token_reload_failures);
         add_gauge(out, "process_start_time_seconds", "Start of the process since the epoch",
                   std::chrono::duration<double>(m.started_.time_since_epoch()).count());
     }

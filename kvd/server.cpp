@@ -32,7 +32,8 @@ constexpr std::chrono::milliseconds drain_poll(20);
 
 // A quarter of the shortest deadline, so that none is missed by much; four times a second is plenty otherwise.
 std::chrono::milliseconds tick_of(const SessionLimits& limits) {
-    const auto shortest = std::min({limits.idle_timeout, limits.header_timeout, limits.body_timeout, limits.write_timeout});
+    const auto shortest =
+        std::min({limits.idle_timeout, limits.header_timeout, limits.body_timeout, limits.write_timeout});
     return std::clamp(shortest / 4, std::chrono::milliseconds(10), std::chrono::milliseconds(250));
 }
 
@@ -57,8 +58,13 @@ private:
 class Listener {
 public:
     // `next_worker` says who serves a connection.
-    Listener(net::io_context& context, SessionContext& sessions, std::size_t connections_max, std::function<Worker&()> next_worker)
-        : acceptor_(context), pause_(context), sessions_(sessions), connections_max_(connections_max), next_worker_(std::move(next_worker)) {}
+    Listener(net::io_context& context, SessionContext& sessions, std::size_t connections_max,
+             std::function<Worker&()> next_worker)
+        : acceptor_(context),
+          pause_(context),
+          sessions_(sessions),
+          connections_max_(connections_max),
+          next_worker_(std::move(next_worker)) {}
 
     kv::Result<Endpoint> open(const Endpoint& endpoint) {
         error_code error;
@@ -67,7 +73,8 @@ public:
         if (!error) acceptor_.set_option(tcp::acceptor::reuse_address(true), error);
         if (!error) acceptor_.bind(address, error);
         if (!error) acceptor_.listen(net::socket_base::max_listen_connections, error);
-        if (error) return kv::Error{kv::Errc::unavailable, "cannot listen on " + endpoint.url() + ": " + error.message()};
+        if (error)
+            return kv::Error{kv::Errc::unavailable, "cannot listen on " + endpoint.url() + ": " + error.message()};
         return Endpoint{endpoint.address, acceptor_.local_endpoint(error).port()};
     }
 
@@ -90,6 +97,7 @@ public:
 
 private:
     void on_connection(Worker& worker, Session::Socket socket) {
+        failing_ = false;
         if (sessions_.sessions.load(std::memory_order_relaxed) >= connections_max_) return turn_away(std::move(socket));
         sessions_.sessions.fetch_add(1, std::memory_order_relaxed);
         sessions_.metrics.connections.fetch_add(1, std::memory_order_relaxed);
@@ -114,7 +122,8 @@ private:
     void on_failure(error_code error) {
         sessions_.metrics.accept_failures.fetch_add(1, std::memory_order_relaxed);
         if (error == net::error::connection_aborted) return start();
-        if (!std::exchange(failing_, true)) sessions_.log.error("cannot accept connections", {{"reason", error.message()}});
+        if (!std::exchange(failing_, true))
+            sessions_.log.error("cannot accept connections", {{"reason", error.message()}});
         if (error == net::error::no_descriptors || error.value() == ENFILE) {
             spare_.close();
             const int taken = ::accept4(acceptor_.native_handle(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK);
@@ -124,7 +133,6 @@ private:
         pause_.expires_after(accept_pause);
         pause_.async_wait([this](error_code cancelled) {
             if (cancelled) return;
-            failing_ = false;
             start();
         });
     }
@@ -135,7 +143,7 @@ private:
     std::size_t connections_max_;
     std::function<Worker&()> next_worker_;
     SpareDescriptor spare_;
-    bool failing_ = false;
+    bool failing_ = false;  // and logged so
 };
 
 }  // namespace
@@ -143,7 +151,8 @@ private:
 // ---- Endpoint ----
 
 kv::Result<Endpoint> Endpoint::parse(const std::string& text) {
-    const kv::Error malformed{kv::Errc::invalid_request, "\"" + text + "\" is not ADDRESS:PORT, like 127.0.0.1:8420 or [::1]:8420"};
+    const kv::Error malformed{kv::Errc::invalid_request,
+                              "\"" + text + "\" is not ADDRESS:PORT, like 127.0.0.1:8420 or [::1]:8420"};
     const std::size_t colon = text.rfind(':');
     if (colon == std::string::npos) return malformed;
     Endpoint endpoint{text.substr(0, colon), 0};
@@ -175,13 +184,18 @@ std::string Endpoint::url() const {
 
 struct Server::Impl {
     Impl(const Options& server_options, const SessionLimits& session_limits, Metrics& server_metrics, Log& server_log)
-        : options(server_options), limits(session_limits), metrics(server_metrics), log(server_log), control(metrics, tick_of(limits)) {
+        : options(server_options),
+          limits(session_limits),
+          metrics(server_metrics),
+          log(server_log),
+          control(metrics, tick_of(limits)) {
         for (std::size_t i = 0; i < std::max<std::size_t>(options.threads, 1); ++i)
             workers.push_back(std::make_unique<Worker>(metrics, tick_of(limits)));
     }
 
     std::unique_ptr<SessionContext> make_sessions(Service& service) {
-        return std::unique_ptr<SessionContext>(new SessionContext{service, metrics, log, limits, options.logs_requests});
+        return std::unique_ptr<SessionContext>(
+            new SessionContext{service, metrics, log, limits, options.logs_requests});
     }
 
     void arm_signals() {
@@ -238,8 +252,9 @@ struct Server::Impl {
     // Before the workers: their sessions end in them.
     std::unique_ptr<SessionContext> api_sessions, admin_sessions;
     std::size_t next_worker = 0;
-    Worker control;
+    // In this order: an accept under way in `control` holds a socket of a worker.
     std::vector<std::unique_ptr<Worker>> workers;
+    Worker control;
     std::unique_ptr<Listener> api, admin;
     net::signal_set signals{control.context()};
     net::steady_timer drain_timer{control.context()};
@@ -260,8 +275,8 @@ Server::~Server() { stop(); }
 
 kv::Result<Endpoint> Server::listen(const Endpoint& endpoint, Service& service) {
     impl_->api_sessions = impl_->make_sessions(service);
-    impl_->api = std::make_unique<Listener>(impl_->control.context(), *impl_->api_sessions, impl_->options.connections_max,
-                                            [impl = impl_.get()]() -> Worker& {
+    impl_->api = std::make_unique<Listener>(impl_->control.context(), *impl_->api_sessions,
+                                            impl_->options.connections_max, [impl = impl_.get()]() -> Worker& {
                                                 impl->next_worker = (impl->next_worker + 1) % impl->workers.size();
                                                 return *impl->workers[impl->next_worker];
                                             });
@@ -270,7 +285,8 @@ kv::Result<Endpoint> Server::listen(const Endpoint& endpoint, Service& service) 
 
 kv::Result<Endpoint> Server::listen_admin(const Endpoint& endpoint, Service& service) {
     impl_->admin_sessions = impl_->make_sessions(service);
-    impl_->admin = std::make_unique<Listener>(impl_->control.context(), *impl_->admin_sessions, impl_->options.admin_connections_max,
+    impl_->admin = std::make_unique<Listener>(impl_->control.context(), *impl_->admin_sessions,
+                                              impl_->options.admin_connections_max,
                                               [impl = impl_.get()]() -> Worker& { return impl->control; });
     return impl_->admin->open(endpoint);
 }

@@ -41,8 +41,8 @@ public:
         bool logs_requests = false;
     };
     struct Hooks {
-        std::function<void()> on_hangup;           // SIGHUP
-        std::function<void()> on_drain;            // the first SIGTERM or SIGINT
+        std::function<void()> on_hangup;  // SIGHUP
+        std::function<void()> on_drain;   // the first SIGTERM or SIGINT
         std::function<void()> on_minute;
     };
 

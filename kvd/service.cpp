@@ -20,7 +20,8 @@ Service::Verdict answered(std::size_t operation, HttpResponse answer) {
 }
 
 HttpResponse not_allowed(const HttpRequest& request, std::string allow) {
-    HttpResponse response = problem(Error{Errc::method_not_allowed, "the resource has no such method"}, request.request_id);
+    HttpResponse response =
+        problem(Error{Errc::method_not_allowed, "the resource has no such method"}, request.request_id);
     response.headers.emplace_back("Allow", std::move(allow));
     return response;
 }
@@ -48,7 +49,8 @@ ApiService::ApiService(Router& router, const TokenStore& tokens, const Health& h
     : router_(router), tokens_(tokens), health_(health), limits_(limits) {}
 
 // RFC 6750: the scheme in any case, one space or more, the token.
-std::optional<Error> ApiService::authenticate(const HttpRequest& request, std::string_view authorization, kv::Actor& actor) const {
+std::optional<Error> ApiService::authenticate(const HttpRequest& request, std::string_view authorization,
+                                              kv::Actor& actor) const {
     actor.peer = request.peer;
     actor.request_id = request.request_id;
     constexpr std::string_view scheme = "bearer ";
@@ -56,7 +58,8 @@ std::optional<Error> ApiService::authenticate(const HttpRequest& request, std::s
         return Error{Errc::unauthenticated, "a bearer token is needed: Authorization: Bearer TOKEN"};
     authorization.remove_prefix(scheme.size());
     while (!authorization.empty() && authorization.front() == ' ') authorization.remove_prefix(1);
-    if (!tokens_.identify(authorization, actor)) return Error{Errc::unauthenticated, "the token is unknown or has expired"};
+    if (!tokens_.identify(authorization, actor))
+        return Error{Errc::unauthenticated, "the token is unknown or has expired"};
     return std::nullopt;
 }
 

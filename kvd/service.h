@@ -18,7 +18,7 @@ public:
     using Done = std::function<void(HttpResponse)>;
 
     struct Verdict {
-        std::size_t operation = 0;  // index into Metrics
+        std::size_t operation = 0;           // index into Metrics
         std::optional<HttpResponse> answer;  // all there is to say; handle() and refuse() must not follow
         std::optional<kv::Error> refusal;    // to be given to refuse()
         RouteMatch match;
@@ -58,7 +58,8 @@ public:
     void refuse(Verdict verdict, const HttpRequest& request, kv::Error error, Done done) override;
 
 private:
-    std::optional<kv::Error> authenticate(const HttpRequest& request, std::string_view authorization, kv::Actor& actor) const;
+    std::optional<kv::Error> authenticate(const HttpRequest& request, std::string_view authorization,
+                                          kv::Actor& actor) const;
 
     Router& router_;
     const TokenStore& tokens_;

@@ -4,13 +4,12 @@
 #include <array>
 #include <boost/asio/buffer.hpp>
 #include <boost/asio/post.hpp>
-#include <boost/uuid/uuid_io.hpp>
-#include <charconv>
 #include <exception>
 #include <utility>
 
 #include "kvd/log.h"
 #include "kvd/metrics.h"
+#include "kvd/response.h"
 #include "kvd/worker.h"
 
 namespace kvd {
@@ -28,56 +27,6 @@ constexpr std::size_t body_read_bytes = 64u << 10;
 // Bodies up to this size are bounded by the number of connections alone and not counted.
 constexpr std::size_t small_body_bytes = 4u << 10;
 
-std::string_view reason_phrase(unsigned status) {
-    switch (status) {
-        case 200: return "OK";
-        case 201: return "Created";
-        case 202: return "Accepted";
-        case 204: return "No Content";
-        case 304: return "Not Modified";
-        case 400: return "Bad Request";
-        case 401: return "Unauthorized";
-        case 403: return "Forbidden";
-        case 404: return "Not Found";
-        case 405: return "Method Not Allowed";
-        case 408: return "Request Timeout";
-        case 409: return "Conflict";
-        case 411: return "Length Required";
-        case 412: return "Precondition Failed";
-        case 413: return "Content Too Large";
-        case 414: return "URI Too Long";
-        case 415: return "Unsupported Media Type";
-        case 417: return "Expectation Failed";
-        case 429: return "Too Many Requests";
-        case 431: return "Request Header Fields Too Large";
-        case 500: return "Internal Server Error";
-        case 503: return "Service Unavailable";
-        case 504: return "Gateway Timeout";
-        case 507: return "Insufficient Storage";
-        default: return "Status";
-    }
-}
-
-void append_number(std::string& out, std::uint64_t number) {
-    std::array<char, 20> digits;
-    const auto end = std::to_chars(digits.data(), digits.data() + digits.size(), number).ptr;
-    out.append(digits.data(), end);
-}
-
-bool has_content(unsigned status) { return status != 204 && status != 304; }
-
-bool has_header(const HttpResponse& response, std::string_view lower) {
-    return std::any_of(response.headers.begin(), response.headers.end(),
-                       [lower](const auto& header) { return equals_ignoring_case(header.first, lower); });
-}
-
-// What every answer of a status carries, whoever made it.
-void add_status_headers(HttpResponse& response) {
-    if (response.status == 401 && !has_header(response, "www-authenticate"))
-        response.headers.emplace_back("WWW-Authenticate", "Bearer");
-    if (response.status == 503 && !has_header(response, "retry-after")) response.headers.emplace_back("Retry-After", "1");
-}
-
 std::string address_of(const net::ip::tcp::endpoint& endpoint) {
     const net::ip::address address = endpoint.address();
     if (address.is_v6() && address.to_v6().is_v4_mapped())
@@ -85,90 +34,7 @@ std::string address_of(const net::ip::tcp::endpoint& endpoint) {
     return address.to_string();
 }
 
-thread_local const Worker* worker_of_this_thread = nullptr;
-
 }  // namespace
-
-// ---- Worker ----
-
-Worker::Worker(Metrics& metrics, std::chrono::milliseconds tick) : metrics_(metrics), tick_(tick) {}
-
-// Closed here, sessions whose last handler dies with the context have nothing left to do with the list.
-Worker::~Worker() {
-    while (!sessions_.empty()) {
-        const std::shared_ptr<Session> session = sessions_.back();
-        session->close();
-    }
-}
-
-bool Worker::is_current() const noexcept { return worker_of_this_thread == this; }
-
-void Worker::run() {
-    worker_of_this_thread = this;
-    const auto work = net::make_work_guard(context_);
-    for (;;) {
-        try {
-            context_.run();
-            break;
-        } catch (...) {
-            metrics_.exceptions.fetch_add(1, std::memory_order_relaxed);
-        }
-    }
-    worker_of_this_thread = nullptr;
-}
-
-void Worker::add(std::shared_ptr<Session> session) {
-    session->place = sessions_.size();
-    sessions_.push_back(std::move(session));
-    if (!tick_armed_) arm_tick();
-}
-
-void Worker::remove(const Session& session) noexcept {
-    const std::size_t place = session.place;
-    if (place >= sessions_.size() || sessions_[place].get() != &session) return;
-    // Swapped out first: the session may be destroyed here, and must not find the list half changed.
-    std::swap(sessions_[place], sessions_.back());
-    sessions_[place]->place = place;
-    const std::shared_ptr<Session> removed = std::move(sessions_.back());
-    sessions_.pop_back();
-}
-
-std::string Worker::draw_id() { return boost::uuids::to_string(ids_()); }
-
-void Worker::arm_tick() {
-    tick_armed_ = true;
-    timer_.expires_after(tick_);
-    timer_.async_wait([this](error_code error) {
-        tick_armed_ = false;
-        if (error) return;
-        check_deadlines();
-        if (!sessions_.empty()) arm_tick();
-    });
-}
-
-// Backwards, because a session that is closed leaves the list and the last one takes its place.
-template <class Visit>
-void Worker::for_each_session(Visit visit) {
-    for (std::size_t i = sessions_.size(); i > 0; --i) {
-        if (i > sessions_.size()) continue;
-        const std::shared_ptr<Session> session = sessions_[i - 1];
-        visit(*session);
-    }
-}
-
-void Worker::check_deadlines() {
-    for_each_session([now = std::chrono::steady_clock::now()](Session& session) { session.check_deadline(now); });
-}
-
-void Worker::drain() {
-    net::post(context_, [this] { for_each_session([](Session& session) { session.drain(); }); });
-}
-
-void Worker::close_all() {
-    net::post(context_, [this] { for_each_session([](Session& session) { session.close(); }); });
-}
-
-// ---- Session ----
 
 Session::Session(Socket socket, Worker& worker, SessionContext& context)
     : socket_(std::move(socket)), worker_(worker), context_(context), scanner_(context.limits.framing) {}
@@ -221,15 +87,20 @@ void Session::run(First first) {
 
 Session::Step Session::step() {
     switch (phase_) {
-        case Phase::head: return take_head();
-        case Phase::body: return take_body();
-        case Phase::handling: return await_answer();
-        case Phase::writing: return write_some();
+        case Phase::head:
+            return take_head();
+        case Phase::body:
+            return take_body();
+        case Phase::handling:
+            return await_answer();
+        case Phase::writing:
+            return write_some();
         case Phase::lingering:
             input_.consume(input_.view().size());
             arm_read();
             return Step::wait;
-        case Phase::closed: break;
+        case Phase::closed:
+            break;
     }
     return Step::wait;
 }
@@ -395,7 +266,8 @@ Session::Step Session::take_body() {
     if (chunked_) {
         if (const Step next = take_chunks(); phase_ != Phase::body) return next;
     } else {
-        const std::string_view part = input_.view().substr(0, static_cast<std::size_t>(std::min<std::uint64_t>(body_left_, input_.view().size())));
+        const std::string_view part = input_.view().substr(
+            0, static_cast<std::size_t>(std::min<std::uint64_t>(body_left_, input_.view().size())));
         append_wiped(request_.body, part);
         body_left_ -= part.size();
         input_.consume(part.size());
@@ -417,13 +289,16 @@ Session::Step Session::take_chunks() {
     const ChunkedDecoder::Status status = chunked_->feed(input, request_.body);
     input_.consume(input_.view().size() - input.size());
     switch (status) {
-        case ChunkedDecoder::Status::more: return Step::wait;
-        case ChunkedDecoder::Status::done: return dispatch();
+        case ChunkedDecoder::Status::more:
+            return Step::wait;
+        case ChunkedDecoder::Status::done:
+            return dispatch();
         case ChunkedDecoder::Status::malformed:
             closing_ = true;
             context_.metrics.framing_errors.fetch_add(1, std::memory_order_relaxed);
             return refuse({Errc::invalid_request, "the chunked body is malformed"});
-        case ChunkedDecoder::Status::too_large: break;
+        case ChunkedDecoder::Status::too_large:
+            break;
     }
     closing_ = true;
     return refuse({.code = Errc::too_large, .message = "the body is too large", .limit = verdict_.body_bytes_max});
@@ -438,7 +313,8 @@ bool Session::reserve_body_bytes() {
 }
 
 void Session::release_body_bytes() noexcept {
-    if (body_reserved_ > 0) context_.metrics.bytes_of_bodies.fetch_sub(std::exchange(body_reserved_, 0), std::memory_order_relaxed);
+    if (body_reserved_ > 0)
+        context_.metrics.bytes_of_bodies.fetch_sub(std::exchange(body_reserved_, 0), std::memory_order_relaxed);
 }
 
 // ---- handling ----
@@ -511,48 +387,13 @@ void Session::complete(std::uint64_t sequence, HttpResponse response) {
 
 // ---- writing ----
 
-void Session::render_head(HttpResponse& response) {
-    add_status_headers(response);
-    std::string& out = head_out_;
-    out.clear();
-    out += "HTTP/1.1 ";
-    append_number(out, response.status);
-    out += ' ';
-    out += reason_phrase(response.status);
-    if (has_content(response.status)) {
-        if (!response.content_type.empty()) {
-            out += "\r\nContent-Type: ";
-            out += response.content_type;
-        }
-        out += "\r\nContent-Length: ";
-        append_number(out, response.body.size());
-    }
-    out += "\r\nX-Request-Id: ";
-    out += request_id_;
-    out += "\r\nCache-Control: no-store\r\nX-Content-Type-Options: nosniff\r\n";
-    for (const auto& [name, value] : response.headers) {
-        // A line break in a value would let its author write headers of his own.
-        if (value.find_first_of(std::string_view("\r\n\0", 3)) != std::string::npos) continue;
-        out += name;
-        out += ": ";
-        out += value;
-        out += "\r\n";
-    }
-    if (closing_) {
-        out += "Connection: close\r\n";
-    } else if (is_http_1_0_) {
-        out += "Connection: keep-alive\r\n";
-    }
-    out += "\r\n";
-}
-
 Session::Step Session::begin_write() {
     const SessionLimits& limits = context_.limits;
     const Clock::time_point now = Clock::now();
     if (context_.draining.load(std::memory_order_relaxed) || sequence_ >= limits.requests_max) closing_ = true;
     context_.metrics.request(operation_, answer_->status, now - began_);
     if (context_.logs_requests) log_request(now - began_);
-    render_head(*answer_);
+    render_response_head(*answer_, {request_id_, closing_, is_http_1_0_}, head_out_);
     if (method_ == "HEAD" || !has_content(answer_->status)) kv::json::wipe(answer_->body);
     phase_ = Phase::writing;
     phase_began_ = now;

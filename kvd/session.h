@@ -27,7 +27,7 @@ struct SessionLimits {
     std::chrono::milliseconds write_timeout = std::chrono::seconds(30);   // the same
     std::chrono::milliseconds linger_timeout = std::chrono::seconds(2);
     std::size_t bytes_per_second_min = 64u << 10;
-    std::size_t requests_max = 1'000'000;             // of one connection
+    std::size_t requests_max = 1'000'000;               // of one connection
     std::size_t body_bytes_in_flight_max = 256u << 20;  // of all connections
 };
 
@@ -90,7 +90,6 @@ private:
     Step begin_write();
     Step write_some();
     Step finish_write();
-    void render_head(HttpResponse& response);
     void log_request(Clock::duration took);
 
     void arm_read();
@@ -105,14 +104,14 @@ private:
     std::string peer_;
     InputBuffer input_;
     HeadScanner scanner_;
-    Clock::time_point deadline_;     // for whatever is under way, except handling
+    Clock::time_point deadline_;  // for whatever is under way, except handling
     Clock::time_point phase_began_;
     Phase phase_ = Phase::head;
-    bool running_ = false;       // in run(): an answer that comes meanwhile is picked up there
-    bool reading_ = false;       // a read is under way
-    bool timed_out_ = false;     // and was cancelled for its deadline
-    bool head_begun_ = false;    // the first byte of a request is there
-    bool closing_ = false;       // after this answer
+    bool running_ = false;     // in run(): an answer that comes meanwhile is picked up there
+    bool reading_ = false;     // a read is under way
+    bool timed_out_ = false;   // and was cancelled for its deadline
+    bool head_begun_ = false;  // the first byte of a request is there
+    bool closing_ = false;     // after this answer
 
     // The request at hand.
     std::uint64_t sequence_ = 0;

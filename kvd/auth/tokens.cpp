@@ -53,7 +53,8 @@ Result<std::string> read_name(const Node& node, const std::string& where) {
 }
 
 Result<kv::PermissionSet> read_permissions(const Node& node, const std::string& where) {
-    if (node.kind != Kind::array || node.items.empty()) return wrong(where, "must be an array of permissions or [\"*\"]");
+    if (node.kind != Kind::array || node.items.empty())
+        return wrong(where, "must be an array of permissions or [\"*\"]");
     if (node.items.size() == 1 && node.items[0].kind == Kind::string && node.items[0].text == "*")
         return kv::PermissionSet::all();
     kv::PermissionSet set;
@@ -66,7 +67,8 @@ Result<kv::PermissionSet> read_permissions(const Node& node, const std::string& 
 }
 
 Result<std::vector<kv::KeyPattern>> read_keys(const Node& node, const std::string& where) {
-    if (node.kind != Kind::array || node.items.empty()) return wrong(where, "must be an array of key patterns or [\"*\"]");
+    if (node.kind != Kind::array || node.items.empty())
+        return wrong(where, "must be an array of key patterns or [\"*\"]");
     std::vector<kv::KeyPattern> patterns;
     for (const Node& item : node.items) {
         auto pattern = item.kind == Kind::string ? kv::KeyPattern::parse(item.text) : std::nullopt;
@@ -147,11 +149,16 @@ Result<std::string> grant_of_pairs(std::string_view text) {
         const std::size_t equals = pair.find('=');
         const std::string_view name = pair.substr(0, equals);
         const std::string_view value = equals == std::string_view::npos ? "" : pair.substr(equals + 1);
-        if (name == "permissions") permissions = value;
-        else if (name == "applicationId") application = value;
-        else if (name == "namespaceId") ns = value;
-        else if (name == "keys") keys = value;
-        else return wrong("--grant", "unknown member \"" + std::string(name) + "\"");
+        if (name == "permissions")
+            permissions = value;
+        else if (name == "applicationId")
+            application = value;
+        else if (name == "namespaceId")
+            ns = value;
+        else if (name == "keys")
+            keys = value;
+        else
+            return wrong("--grant", "unknown member \"" + std::string(name) + "\"");
     }
     kv::json::Writer out;
     out.begin_object();
@@ -170,7 +177,8 @@ TokenHash hash_token(std::string_view token) {
     static EVP_MD* const sha256 = EVP_MD_fetch(nullptr, "SHA256", nullptr);
     TokenHash hash{};
     unsigned size = 0;
-    if (sha256 == nullptr || EVP_Digest(token.data(), token.size(), hash.data(), &size, sha256, nullptr) != 1 || size != hash.size())
+    if (sha256 == nullptr || EVP_Digest(token.data(), token.size(), hash.data(), &size, sha256, nullptr) != 1 ||
+        size != hash.size())
         kv::throw_exception(Error{Errc::internal, "SHA-256 is not available"});
     return hash;
 }

@@ -53,7 +53,7 @@ private:
 class TokenStore {
 public:
     struct Source {
-        std::string path;                     // of the tokens file; empty: none
+        std::string path;  // of the tokens file; empty: none
         std::optional<TokenHash> root_token;
     };
     static kv::Result<std::unique_ptr<TokenStore>> open(Source source);

@@ -72,6 +72,7 @@ private:
     Result<void> get_keys(ReadItem& item, const BulkGet& request, BulkGetReply& reply, Time now);
     Result<bool> may_see(const Actor& actor, const AuditRecord& record);
     Result<AuditRange> audit_range(ReadItem& item, const ListAudit& request);
+    Result<void> check_export(const EntryPage& page) const;
     Result<std::vector<Entry>> open_page(ReadItem& item, const NamespaceRow& ns, const EntryPage& page, bool values);
 
     Storage& storage_;
@@ -418,7 +419,10 @@ Result<Reply> Reader::Run::run(ReadItem& item, const ListVersions& request) {
     range.below = start.empty() ? current.version : BytesReader(start).u64();
     range.values = request.include_values;
     range.limit = limit + 1;
-    if (request.include_values) range.bytes = limits_.page_value_bytes_max;
+    if (request.include_values) {
+        const std::size_t current_bytes = start.empty() ? current.value.size() : 0;
+        range.bytes = limits_.page_value_bytes_max - std::min(current_bytes, limits_.page_value_bytes_max);
+    }
 
     VersionList reply;
     const auto add = [&](Version version, Result<SecretBytes> value) -> Result<void> {
@@ -631,6 +635,16 @@ Result<Reply> Reader::Run::run(ReadItem& item, const ListAudit& request) {
 
 // ---- export ----
 
+Result<void> Reader::Run::check_export(const EntryPage& page) const {
+    std::size_t bytes = 0;
+    for (const EntryRow& row : page.rows) bytes += row.value.size();
+    const bool has_too_many = page.rows.size() > limits_.export_keys_max;
+    if (!has_too_many && !page.more && bytes <= limits_.export_bytes_max) return {};
+    Error error{Errc::too_large, "There is more here than one export may hold; export a folder."};
+    error.limit = has_too_many ? limits_.export_keys_max : limits_.export_bytes_max;
+    return error;
+}
+
 Result<Reply> Reader::Run::run(ReadItem& item, const ExportEntries& request) {
     KV_TRY(const auto ns, find_namespace(request.ns));
     KV_TRY(const Time now, storage_.now());
@@ -642,11 +656,7 @@ Result<Reply> Reader::Run::run(ReadItem& item, const ExportEntries& request) {
     if (!range.ranges.empty()) {
         KV_TRY(page, storage_.scan_entries(range));
     }
-    if (page.more || page.rows.size() > limits_.export_keys_max) {
-        Error error{Errc::too_large, "There is more here than one export may hold; export a folder."};
-        error.limit = limits_.export_keys_max;
-        return error;
-    }
+    KV_CHECK(check_export(page));
     item.audit.push_back(record(item, ns.get(), request.prefix));
     KV_TRY(std::vector<Entry> entries, open_page(item, *ns, page, true));
     BytesWriter shown;

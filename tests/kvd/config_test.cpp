@@ -66,7 +66,8 @@ TEST_CASE("without settings kvd listens on loopback and keeps a file") {
 }
 
 TEST_CASE("flags win over the environment, the environment over the file") {
-    const SettingsFile file("threads = 1\nlisten = \"127.0.0.1:1\"  # a comment\ntokens = 'a # b'\n\n# another\nlog-format=json\r\n");
+    const SettingsFile file(
+        "threads = 1\nlisten = \"127.0.0.1:1\"  # a comment\ntokens = 'a # b'\n\n# another\nlog-format=json\r\n");
     const std::vector<std::string> config = {"--config", file.path()};
     CHECK(settings(config).threads == 1);
     CHECK(settings(config).listen == "127.0.0.1:1");
@@ -91,7 +92,8 @@ TEST_CASE("switches can be switched everywhere") {
 TEST_CASE("what nobody knows is refused by its name") {
     CHECK(contains(failure({"serve"}, {{"KVD_LISTENN", "x"}}), "78 unknown variable KVD_LISTENN"));
     const SettingsFile unknown("threads = 1\nlissten = \"x\"\n");
-    CHECK(failure({"serve", "--config", unknown.path()}) == "78 " + unknown.path() + " line 2: unknown key \"lissten\"");
+    CHECK(failure({"serve", "--config", unknown.path()}) ==
+          "78 " + unknown.path() + " line 2: unknown key \"lissten\"");
     const SettingsFile check("check-config = true\n");
     CHECK(contains(failure({"serve", "--config", check.path()}), "unknown key \"check-config\""));
     CHECK(contains(failure({"serve", "--lissten", "x"}), "64 "));
@@ -110,9 +112,11 @@ TEST_CASE("a value that does not fit is refused with its source, also where a st
     CHECK(contains(failure({"serve", "--listen", "127.0.0.1:65536"}), "64 --listen"));
     CHECK(contains(failure({"serve", "--listen", "example.com:80"}), "64 --listen"));
     CHECK(contains(failure({"serve", "--header-timeout", "soon"}), "64 --header-timeout: must be a time like"));
-    CHECK(contains(failure({"serve", "--value-bytes-max", "2MiB"}), "64 --value-bytes-max: must be a number from 1 to 1048576"));
+    CHECK(contains(failure({"serve", "--value-bytes-max", "2MiB"}),
+                   "64 --value-bytes-max: must be a number from 1 to 1048576"));
     CHECK(contains(failure({"serve", "--threads", "1", "--threads", "2"}), "64 "));
-    for (const char* line : {"threads", "threads = ", "threads = [1]", "threads = 1 2", "tokens = \"a", "tokens = \"a\" b", "threads = 1\nthreads = 1"}) {
+    for (const char* line : {"threads", "threads = ", "threads = [1]", "threads = 1 2", "tokens = \"a",
+                             "tokens = \"a\" b", "threads = 1\nthreads = 1"}) {
         INFO(line);
         const SettingsFile file(line);
         CHECK(contains(failure({"serve", "--config", file.path()}), "78 " + file.path() + " line "));
@@ -133,7 +137,8 @@ TEST_CASE("plain HTTP beyond this machine has to be asked for") {
     CHECK(contains(failure({"serve", "--listen", "0.0.0.0:8420"}), "78 --listen 0.0.0.0:8420: "));
     CHECK(contains(failure({"serve", "--admin-listen", "[::]:8421"}), "78 --admin-listen [::]:8421: "));
     CHECK(settings({"--listen", "0.0.0.0:8420", "--insecure-http"}).listen == "0.0.0.0:8420");
-    CHECK(contains(failure({"serve", "--listen", "0.0.0.0:8420", "--insecure-http", "--dev"}), "78 --dev listens on loopback only"));
+    CHECK(contains(failure({"serve", "--listen", "0.0.0.0:8420", "--insecure-http", "--dev"}),
+                   "78 --dev listens on loopback only"));
     CHECK(settings({"--listen", "[::1]:0", "--admin-listen", "off"}).admin_listen == "off");
     CHECK(contains(failure({"serve", "--listen", "off"}), "64 --listen"));
 }
@@ -146,7 +151,9 @@ TEST_CASE("endpoints are addresses and ports") {
     CHECK(url("127.0.0.1:0") == "http://127.0.0.1:0");
     CHECK(url("localhost:80") == "http://127.0.0.1:80");
     CHECK(url("[::1]:80") == "http://[::1]:80");
-    for (const char* text : {"", ":80", "127.0.0.1", "127.0.0.1:", "127.0.0.1:x", "127.0.0.1:1x", "127.0.0.1:-1", "::1:80", "[127.0.0.1]:80", "256.0.0.1:1"}) CHECK(url(text) == "malformed");
+    for (const char* text : {"", ":80", "127.0.0.1", "127.0.0.1:", "127.0.0.1:x", "127.0.0.1:1x", "127.0.0.1:-1",
+                             "::1:80", "[127.0.0.1]:80", "256.0.0.1:1"})
+        CHECK(url(text) == "malformed");
 }
 
 TEST_CASE("help, version and the other commands") {
@@ -165,7 +172,8 @@ TEST_CASE("help, version and the other commands") {
     CHECK(std::get<Command>(parsed).kind == Command::Kind::keygen);
     CHECK(std::get<Command>(parsed).out == "f");
 
-    parsed = kvd::parse_command({"token", "--user", "u", "--grant", "*", "--grant", "permissions=kv-entry:read;keys=a/**"}, {});
+    parsed = kvd::parse_command(
+        {"token", "--user", "u", "--grant", "*", "--grant", "permissions=kv-entry:read;keys=a/**"}, {});
     REQUIRE(std::get_if<Command>(&parsed) != nullptr);
     CHECK(std::get<Command>(parsed).user == "u");
     CHECK(std::get<Command>(parsed).grants.size() == 2);

@@ -55,7 +55,8 @@ TEST_CASE("a plain request is read, and what follows it is not") {
 TEST_CASE("the parts of a request are views of the block") {
     const std::string block =
         "PUT /a/b%20c?x=1&y=/?z HTTP/1.1\r\nhOsT: example:80\r\nContent-Length: 12\r\nAUTHORIZATION:  Bearer t \r\n"
-        "Content-Type: application/json\r\nIf-Match: \"e-1\"\r\nIf-None-Match: *\r\nAccept: a/b\r\nX-Request-Id: r-1\r\n"
+        "Content-Type: application/json\r\nIf-Match: \"e-1\"\r\nIf-None-Match: *\r\nAccept: a/b\r\nX-Request-Id: "
+        "r-1\r\n"
         "Expect: 100-continue\r\nAccept: c/d;q=0.5\r\nX-Other: \xff\r\n\r\n";
     const auto head = parse_head(block);
     REQUIRE(head);
@@ -94,7 +95,8 @@ TEST_CASE("what would let one request hide in another is refused") {
         CHECK(judge(input) == "invalid-request");
     };
     SUBCASE("transfer codings") {
-        for (const char* coding : {"gzip", "gzip, chunked", "chunked, gzip", "Chunked", "chunked, chunked", "identity", "\"chunked\"", "", "xchunked"})
+        for (const char* coding : {"gzip", "gzip, chunked", "chunked, gzip", "Chunked", "chunked, chunked", "identity",
+                                   "\"chunked\"", "", "xchunked"})
             refused(get(host + "Transfer-Encoding: " + coding + "\r\n"));
         refused(get(host + "Transfer-Encoding: gzip\r\nContent-Length: 3\r\n"));
         refused(get(host + "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n"));
@@ -106,7 +108,8 @@ TEST_CASE("what would let one request hide in another is refused") {
         refused(get(host + "Transfer-Encoding: chunked\r\nContent-Length: 3\r\n"));
     }
     SUBCASE("lengths") {
-        for (const char* length : {"-1", "+1", "0x1", "1 ", "1, 1", "1,1", "", " ", "1e3", "18446744073709551616", "1\t2", "٣"})
+        for (const char* length :
+             {"-1", "+1", "0x1", "1 ", "1, 1", "1,1", "", " ", "1e3", "18446744073709551616", "1\t2", "٣"})
             if (std::string(length) != "1 ") refused(get(host + "Content-Length: " + length + "\r\n"));
         refused(get(host + "Content-Length: 3\r\nContent-Length: 3\r\n"));
         refused(get(host + "Content-Length: 3\r\ncontent-length: 4\r\n"));
@@ -127,12 +130,14 @@ TEST_CASE("what would let one request hide in another is refused") {
     SUBCASE("bytes") {
         refused(get(host + std::string("X-A: b\0c\r\n", 10)));
         for (int byte = 1; byte < 0x20; ++byte)
-            if (byte != '\t' && byte != '\n' && byte != '\r') refused(get(host + "X-A: b" + std::string(1, static_cast<char>(byte)) + "c\r\n"));
+            if (byte != '\t' && byte != '\n' && byte != '\r')
+                refused(get(host + "X-A: b" + std::string(1, static_cast<char>(byte)) + "c\r\n"));
         refused(get(host + "X-A: \x7f\r\n"));
     }
     SUBCASE("repeated fields") {
-        for (const char* name : {"Host: a", "Content-Length: 0", "Authorization: Bearer a", "If-Match: *", "If-None-Match: *", "X-Request-Id: a",
-                                 "Content-Type: text/plain", "Expect: 100-continue"}) {
+        for (const char* name :
+             {"Host: a", "Content-Length: 0", "Authorization: Bearer a", "If-Match: *", "If-None-Match: *",
+              "X-Request-Id: a", "Content-Type: text/plain", "Expect: 100-continue"}) {
             const std::string line = std::string(name) + "\r\n";
             refused(get((line.rfind("Host", 0) == 0 ? "" : host) + line + line));
         }
@@ -141,17 +146,21 @@ TEST_CASE("what would let one request hide in another is refused") {
 
 TEST_CASE("a host is asked for, once and well-formed") {
     CHECK(judge(get("")) == "invalid-request");
-    for (const char* name : {"a b", "a,b", "a/b", "user@a", "\xc3\xa9"}) CHECK(judge(get(std::string("Host: ") + name + "\r\n")) == "invalid-request");
-    for (const char* name : {"a", "a:80", "[::1]:8420", "127.0.0.1", ""}) CHECK(judge(get(std::string("Host: ") + name + "\r\n")).rfind("ok", 0) == 0);
+    for (const char* name : {"a b", "a,b", "a/b", "user@a", "\xc3\xa9"})
+        CHECK(judge(get(std::string("Host: ") + name + "\r\n")) == "invalid-request");
+    for (const char* name : {"a", "a:80", "[::1]:8420", "127.0.0.1", ""})
+        CHECK(judge(get(std::string("Host: ") + name + "\r\n")).rfind("ok", 0) == 0);
     // Health checks of simple load balancers.
-    for (const char* path : {"/healthz", "/readyz", "/readyz?x"}) CHECK(judge(std::string("GET ") + path + " HTTP/1.0\r\n\r\n").rfind("ok", 0) == 0);
+    for (const char* path : {"/healthz", "/readyz", "/readyz?x"})
+        CHECK(judge(std::string("GET ") + path + " HTTP/1.0\r\n\r\n").rfind("ok", 0) == 0);
     CHECK(judge("GET /x HTTP/1.0\r\n\r\n") == "invalid-request");
     CHECK(judge("GET /healthz HTTP/1.1\r\n\r\n") == "invalid-request");
 }
 
 TEST_CASE("the request line has three parts that we know") {
-    for (const char* line : {"GET / HTTP/1.2", "GET / HTTP/2.0", "GET / HTTP/0.9", "PRI * HTTP/2.0", "GET /", "GET  / HTTP/1.1", "GET / HTTP/1.1 ", " GET / HTTP/1.1",
-                             "G(T / HTTP/1.1", "GET / http/1.1", "GET", "\r\nGET / HTTP/1.1", "GET /\t HTTP/1.1"}) {
+    for (const char* line : {"GET / HTTP/1.2", "GET / HTTP/2.0", "GET / HTTP/0.9", "PRI * HTTP/2.0", "GET /",
+                             "GET  / HTTP/1.1", "GET / HTTP/1.1 ", " GET / HTTP/1.1", "G(T / HTTP/1.1",
+                             "GET / http/1.1", "GET", "\r\nGET / HTTP/1.1", "GET /\t HTTP/1.1"}) {
         INFO(line);
         CHECK(judge(std::string(line) + "\r\n" + host + "\r\n") == "invalid-request");
     }
@@ -159,7 +168,8 @@ TEST_CASE("the request line has three parts that we know") {
 }
 
 TEST_CASE("a target is a path of visible ASCII") {
-    for (const char* target : {"*", "x", "/\xc3\xa9", "/a\x7f", "/a#b", "http:///x", "http://a b/x", "http://host", "http://host?x", "ftp://a/x", "a:443", "http://u@h/x"}) {
+    for (const char* target : {"*", "x", "/\xc3\xa9", "/a\x7f", "/a#b", "http:///x", "http://a b/x", "http://host",
+                               "http://host?x", "ftp://a/x", "a:443", "http://u@h/x"}) {
         INFO(target);
         CHECK(judge(get(host, target)) == "invalid-request");
     }
@@ -180,7 +190,8 @@ TEST_CASE("target and header block have limits, and only what is beyond them is 
     CHECK(judge(get(host, "/" + std::string(8u << 10, 'a')), 512) == "target-too-long");
     CHECK(judge("GET /" + std::string(20u << 10, 'a'), 512) == "target-too-long");  // and no line end in sight
 
-    const std::string largest = get(host + "X-A: " + std::string((16u << 10) - get(host + "X-A: \r\n").size(), 'a') + "\r\n");
+    const std::string largest =
+        get(host + "X-A: " + std::string((16u << 10) - get(host + "X-A: \r\n").size(), 'a') + "\r\n");
     CHECK(largest.size() == 16u << 10);
     CHECK(judge(largest, 512) == ok(largest));
     CHECK(judge(get(host + "X-A: " + std::string(16u << 10, 'a') + "\r\n"), 512) == "headers-too-large");
@@ -224,7 +235,8 @@ std::string decode(std::string_view input, const std::vector<std::size_t>& cuts,
         const auto status = decoder.feed(piece, body);
         if (status == ChunkedDecoder::Status::malformed) return "malformed";
         if (status == ChunkedDecoder::Status::too_large) return "too large";
-        if (status == ChunkedDecoder::Status::done) return body + "|" + std::string(piece) + std::string(input.substr(end));
+        if (status == ChunkedDecoder::Status::done)
+            return body + "|" + std::string(piece) + std::string(input.substr(end));
         if (!piece.empty()) return "left input";
         begin = end;
     }
@@ -255,9 +267,11 @@ TEST_CASE("chunks are decoded however they are cut") {
 }
 
 TEST_CASE("chunks that anybody could read differently are malformed") {
-    for (const char* input : {"3;x=y\r\nabc\r\n0\r\n\r\n", "3;\r\nabc\r\n0\r\n\r\n", "3 \r\nabc\r\n", " 3\r\nabc\r\n", "0x3\r\nabc\r\n", "+3\r\nabc\r\n",
-                              "\r\n3\r\n", "000000003\r\nabc\r\n0\r\n\r\n", "3\nabc\r\n", "3\r\nabcd\r\n", "3\r\nabc\n0\r\n\r\n", "3\r\nabc\r\n0\r\nX-User-Id: admin\r\n\r\n",
-                              "0\r\n \r\n", "0\r\nx", "0\n\r\n", "g\r\n", "-1\r\n", "3\rabc"}) {
+    for (const char* input :
+         {"3;x=y\r\nabc\r\n0\r\n\r\n", "3;\r\nabc\r\n0\r\n\r\n", "3 \r\nabc\r\n", " 3\r\nabc\r\n", "0x3\r\nabc\r\n",
+          "+3\r\nabc\r\n", "\r\n3\r\n", "000000003\r\nabc\r\n0\r\n\r\n", "3\nabc\r\n", "3\r\nabcd\r\n",
+          "3\r\nabc\n0\r\n\r\n", "3\r\nabc\r\n0\r\nX-User-Id: admin\r\n\r\n", "0\r\n \r\n", "0\r\nx", "0\n\r\n",
+          "g\r\n", "-1\r\n", "3\rabc"}) {
         INFO(input);
         CHECK(decode_every_way(input) == "malformed");
     }

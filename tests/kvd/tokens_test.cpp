@@ -15,15 +15,20 @@ using kvd::TokenTable;
 
 const kv::Time noon = *kv::parse_time("2026-01-01T12:00:00Z");
 
-std::string hex(const kvd::TokenHash& hash) { return kv::hex_encode({reinterpret_cast<const char*>(hash.data()), hash.size()}); }
+std::string hex(const kvd::TokenHash& hash) {
+    return kv::hex_encode({reinterpret_cast<const char*>(hash.data()), hash.size()});
+}
 
-std::string grant(const std::string& permissions = R"(["kv-entry:read"])", const std::string& application = R"("app-1")",
-                  const std::string& ns = R"("*")", const std::string& keys = R"(["config/**","exact/key"])") {
-    return R"({"permissions":)" + permissions + R"(,"applicationId":)" + application + R"(,"namespaceId":)" + ns + R"(,"keys":)" + keys + "}";
+std::string grant(const std::string& permissions = R"(["kv-entry:read"])",
+                  const std::string& application = R"("app-1")", const std::string& ns = R"("*")",
+                  const std::string& keys = R"(["config/**","exact/key"])") {
+    return R"({"permissions":)" + permissions + R"(,"applicationId":)" + application + R"(,"namespaceId":)" + ns +
+           R"(,"keys":)" + keys + "}";
 }
 
 std::string token(const std::string& text, const std::string& grants, const std::string& more = "") {
-    return R"({"userId":"svc-a","tokenSha256":")" + hex(kvd::hash_token(text)) + R"(","grants":[)" + grants + "]" + more + "}";
+    return R"({"userId":"svc-a","tokenSha256":")" + hex(kvd::hash_token(text)) + R"(","grants":[)" + grants + "]" +
+           more + "}";
 }
 
 std::string error_of(const std::string& json) {
@@ -58,7 +63,10 @@ TEST_CASE("the hash is SHA-256 of the token's bytes") {
 
 TEST_CASE("a grant may name a namespace by id or by application and name") {
     const std::string id = "01890a5d-ac96-774b-bcce-b302099a8057";
-    const auto table = TokenTable::parse("[" + token("t", grant(R"(["*"])", R"("*")", '"' + id + '"') + "," + grant(R"(["*"])", R"("*")", R"("app~prod")")) + "]");
+    const auto table = TokenTable::parse(
+        "[" +
+        token("t", grant(R"(["*"])", R"("*")", '"' + id + '"') + "," + grant(R"(["*"])", R"("*")", R"("app~prod")")) +
+        "]");
     REQUIRE(table);
     const auto& grants = *table->find(kvd::hash_token("t"), noon)->grants;
     CHECK(grants[0].permissions == kv::PermissionSet::all());
@@ -84,13 +92,20 @@ TEST_CASE("what a tokens file may not hold is refused where it stands") {
     CHECK(error_of("[" + good + "," + good + "]") == "tokens[1].tokenSha256: stands in the file twice");
     CHECK(error_of("[" + token("t", grant(), R"(,"user":"x")") + "]") == "tokens[0]: unknown member \"user\"");
     CHECK(error_of(R"([{"userId":"a","grants":[]}])") == "tokens[0]: there is no \"tokenSha256\"");
-    CHECK(error_of(R"([{"userId":"a","tokenSha256":"abc","grants":[]}])") == "tokens[0].tokenSha256: must be the 64 hex digits of a SHA-256");
-    CHECK(error_of("[" + token("t", grant(), R"(,"expiresAt":"soon")") + "]") == "tokens[0].expiresAt: must be an RFC 3339 time");
-    CHECK(error_of("[" + token("t", R"({"permissions":["*"]})") + "]") == "tokens[0].grants[0]: there is no \"applicationId\"");
-    CHECK(error_of("[" + token("t", grant(R"(["kv-entry:fly"])")) + "]") == "tokens[0].grants[0].permissions: unknown permission \"kv-entry:fly\"");
-    CHECK(error_of("[" + token("t", grant("[]")) + "]") == "tokens[0].grants[0].permissions: must be an array of permissions or [\"*\"]");
-    CHECK(error_of("[" + token("t", grant(R"(["*","kv-entry:read"])")) + "]") == "tokens[0].grants[0].permissions: unknown permission \"*\"");
-    CHECK(error_of("[" + token("t", grant(R"(["*"])", R"("")")) + "]") == "tokens[0].grants[0].applicationId: must be 1 to 255 bytes without control characters");
+    CHECK(error_of(R"([{"userId":"a","tokenSha256":"abc","grants":[]}])") ==
+          "tokens[0].tokenSha256: must be the 64 hex digits of a SHA-256");
+    CHECK(error_of("[" + token("t", grant(), R"(,"expiresAt":"soon")") + "]") ==
+          "tokens[0].expiresAt: must be an RFC 3339 time");
+    CHECK(error_of("[" + token("t", R"({"permissions":["*"]})") + "]") ==
+          "tokens[0].grants[0]: there is no \"applicationId\"");
+    CHECK(error_of("[" + token("t", grant(R"(["kv-entry:fly"])")) + "]") ==
+          "tokens[0].grants[0].permissions: unknown permission \"kv-entry:fly\"");
+    CHECK(error_of("[" + token("t", grant("[]")) + "]") ==
+          "tokens[0].grants[0].permissions: must be an array of permissions or [\"*\"]");
+    CHECK(error_of("[" + token("t", grant(R"(["*","kv-entry:read"])")) + "]") ==
+          "tokens[0].grants[0].permissions: unknown permission \"*\"");
+    CHECK(error_of("[" + token("t", grant(R"(["*"])", R"("")")) + "]") ==
+          "tokens[0].grants[0].applicationId: must be 1 to 255 bytes without control characters");
     CHECK(error_of("[" + token("t", grant(R"(["*"])", R"("*")", R"("prod")")) + "]") ==
           "tokens[0].grants[0].namespaceId: must be a namespace's id, application~name, or \"*\"");
     CHECK(error_of("[" + token("t", grant(R"(["*"])", R"("*")", R"("*")", R"(["a/*"])")) + "]") ==
@@ -141,11 +156,16 @@ TEST_CASE("a missing tokens file is named") {
 }
 
 TEST_CASE("grants of the command line become grants of the file") {
-    CHECK(kvd::parse_grant("*").value() == R"({"permissions":["*"],"applicationId":"*","namespaceId":"*","keys":["*"]})");
-    CHECK(kvd::parse_grant("permissions=kv-entry:read,kv-entry:write;applicationId=app-1;namespaceId=app-1~prod;keys=config/**,a/b").value() ==
-          R"({"permissions":["kv-entry:read","kv-entry:write"],"applicationId":"app-1","namespaceId":"app-1~prod","keys":["config/**","a/b"]})");
+    CHECK(kvd::parse_grant("*").value() ==
+          R"({"permissions":["*"],"applicationId":"*","namespaceId":"*","keys":["*"]})");
+    CHECK(
+        kvd::parse_grant(
+            "permissions=kv-entry:read,kv-entry:write;applicationId=app-1;namespaceId=app-1~prod;keys=config/**,a/b")
+            .value() ==
+        R"({"permissions":["kv-entry:read","kv-entry:write"],"applicationId":"app-1","namespaceId":"app-1~prod","keys":["config/**","a/b"]})");
     CHECK(kvd::parse_grant(grant()).value() == grant());
-    for (const char* text : {"", "read", "permissions=", "permissions=*;keys=a/*", "permissions=*;key=a", R"({"permissions":["*"]})", "{"}) {
+    for (const char* text : {"", "read", "permissions=", "permissions=*;keys=a/*", "permissions=*;key=a",
+                             R"({"permissions":["*"]})", "{"}) {
         INFO(text);
         CHECK_FALSE(kvd::parse_grant(text));
     }
@@ -155,7 +175,8 @@ TEST_CASE("a made token and its line belong together") {
     const kv::SecretBytes made = kvd::generate_token();
     CHECK(made.size() >= 43);
     CHECK(made.reveal() != kvd::generate_token().reveal());
-    const std::string line = kvd::token_line("alice", kvd::hash_token(made.reveal()), "2030-01-01T00:00:00Z", {grant()});
+    const std::string line =
+        kvd::token_line("alice", kvd::hash_token(made.reveal()), "2030-01-01T00:00:00Z", {grant()});
     const auto table = TokenTable::parse("[" + line + "]");
     REQUIRE(table);
     const kvd::Credential* credential = table->find(kvd::hash_token(made.reveal()), noon);

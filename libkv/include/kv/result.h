@@ -126,7 +126,7 @@ public:
         require();
         return std::get<0>(state_);
     }
-    T&& value() && {
+    T value() && {  // by value, so that a loop over the value of a temporary result is safe
         require();
         return std::get<0>(std::move(state_));
     }

@@ -104,10 +104,7 @@ void sync_folder(const std::string& path) {
 // descriptor of it drops the locks that SQLite connections of this process hold on it.
 Result<void> create(const std::string& path, const std::string& folder) {
     struct stat status {};
-    if (::stat(path.c_str(), &status) == 0) {
-        if (S_ISREG(status.st_mode)) return {};
-        return Error{Errc::unavailable, "the database path is not a file"};
-    }
+    if (::stat(path.c_str(), &status) == 0) return {};
     const int file = ::open(path.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
     if (file < 0) return system_error("the database file cannot be created", errno);
     ::close(file);
@@ -122,6 +119,10 @@ Result<File> File::open(const std::string& path) {
     KV_TRY(std::string real, resolve(path));
     const std::string folder = real.substr(0, real.rfind('/') + 1);
     KV_CHECK(check_path(real));
+    struct stat status {};
+    if (::stat(real.c_str(), &status) == 0 && !S_ISREG(status.st_mode)) {
+        return Error{Errc::unavailable, "the database path is not a file"};
+    }
     if (is_network_file_system(folder)) {
         return Error{Errc::unsupported, "a database cannot lie on a network file system"};
     }

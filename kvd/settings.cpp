@@ -1,0 +1,217 @@
+#include "kvd/settings.h"
+
+#include <algorithm>
+#include <charconv>
+#include <chrono>
+#include <cstdint>
+#include <initializer_list>
+#include <utility>
+
+#include "kvd/server.h"
+
+namespace kvd {
+namespace {
+
+using Set = std::function<Problem(Settings&, const std::string&)>;
+
+std::optional<std::uint64_t> parse_number(std::string_view text) {
+    std::uint64_t number = 0;
+    const auto result = std::from_chars(text.data(), text.data() + text.size(), number);
+    if (result.ec != std::errc() || result.ptr != text.data() + text.size()) return std::nullopt;
+    return number;
+}
+
+// Digits and one of the units; `units` maps a suffix to its factor, the empty one included.
+std::optional<std::uint64_t> parse_with_unit(std::string_view text,
+                                             std::initializer_list<std::pair<std::string_view, std::uint64_t>> units) {
+    const std::size_t digits = std::min(text.find_first_not_of("0123456789"), text.size());
+    const auto number = parse_number(text.substr(0, digits));
+    for (const auto& [suffix, factor] : units)
+        if (number && text.substr(digits) == suffix && *number <= UINT64_MAX / 2 / factor) return *number * factor;
+    return std::nullopt;
+}
+
+Set text(std::string Settings::*member) {
+    return [member](Settings& settings, const std::string& value) -> Problem {
+        if (value.empty()) return "must not be empty";
+        settings.*member = value;
+        return {};
+    };
+}
+
+Set flag(bool Settings::*member) {
+    return [member](Settings& settings, const std::string& value) -> Problem {
+        if (value == "true" || value == "1")
+            settings.*member = true;
+        else if (value == "false" || value == "0")
+            settings.*member = false;
+        else
+            return "must be true or false";
+        return {};
+    };
+}
+
+// `access` gives the member as an lvalue, whatever its integer type.
+template <class Access>
+Set number(Access access, std::uint64_t min, std::uint64_t max) {
+    return [=](Settings& settings, const std::string& value) -> Problem {
+        const auto parsed = parse_with_unit(value, {{"", 1}, {"KiB", 1u << 10}, {"MiB", 1u << 20}});
+        if (!parsed || *parsed < min || *parsed > max)
+            return "must be a number from " + std::to_string(min) + " to " + std::to_string(max);
+        auto& target = access(settings);
+        target = static_cast<std::remove_reference_t<decltype(target)>>(*parsed);
+        return {};
+    };
+}
+
+template <class Access>
+Set duration(Access access, std::uint64_t milliseconds_min, std::uint64_t milliseconds_max) {
+    return [=](Settings& settings, const std::string& value) -> Problem {
+        const auto parsed = parse_with_unit(
+            value, {{"ms", 1}, {"", 1000}, {"s", 1000}, {"m", 60'000}, {"h", 3'600'000}, {"d", 86'400'000}});
+        if (!parsed || *parsed < milliseconds_min || *parsed > milliseconds_max)
+            return "must be a time like 500ms, 30s, 5m, 12h or 7d, from " + std::to_string(milliseconds_min) +
+                   "ms to " + std::to_string(milliseconds_max) + "ms";
+        auto& target = access(settings);
+        target =
+            std::chrono::duration_cast<std::remove_reference_t<decltype(target)>>(std::chrono::milliseconds(*parsed));
+        return {};
+    };
+}
+
+template <class Access, class Value>
+Set choice(Access access, std::vector<std::pair<std::string, Value>> choices) {
+    return [access, choices = std::move(choices)](Settings& settings, const std::string& value) -> Problem {
+        std::string names;
+        for (const auto& [name, chosen] : choices) {
+            if (value == name) {
+                access(settings) = chosen;
+                return {};
+            }
+            names += (names.empty() ? "" : ", ") + name;
+        }
+        return "must be one of " + names;
+    };
+}
+
+Set endpoint(std::string Settings::*member, bool may_be_off) {
+    return [=](Settings& settings, const std::string& value) -> Problem {
+        if (!(may_be_off && value == "off"))
+            if (const auto parsed = Endpoint::parse(value); !parsed) return parsed.error().message;
+        settings.*member = value;
+        return {};
+    };
+}
+
+// A figure of kv::Limits: settable downwards only.
+template <class Access>
+Set limit(Access access) {
+    Settings defaults;
+    return number(access, 1, access(defaults));
+}
+
+}  // namespace
+
+#define KVD_MEMBER(path) \
+    [](Settings & settings) -> auto& { return settings.path; }
+
+const std::vector<Setting>& settings_table() {
+    constexpr std::uint64_t day = 86'400'000, year = 366 * day, minute = 60'000;
+    constexpr std::uint64_t gibibyte = 1u << 30;
+    static const std::vector<Setting> table = {
+        {"listen", "ADDRESS:PORT", "Where the API listens; port 0 picks a free one (127.0.0.1:8420)", false,
+         endpoint(&Settings::listen, false)},
+        {"admin-listen", "ADDRESS:PORT|off", "Where metrics and health are (127.0.0.1:8421)", false,
+         endpoint(&Settings::admin_listen, true)},
+        {"storage", "URI", "sqlite:FILE or memory: (sqlite:kv.db)", false, text(&Settings::storage)},
+        {"tokens", "FILE", "Who may log in: a JSON file, read again on SIGHUP", false, text(&Settings::tokens)},
+        {"threads", "N", "Threads that serve connections (one per core)", false, number(KVD_MEMBER(threads), 0, 1024)},
+        {"log-level", "LEVEL", "debug, info, warning or error (info)", false,
+         choice(KVD_MEMBER(log_level),
+                std::vector<std::pair<std::string, kv::LogLevel>>{{"debug", kv::LogLevel::debug},
+                                                                  {"info", kv::LogLevel::info},
+                                                                  {"warning", kv::LogLevel::warning},
+                                                                  {"error", kv::LogLevel::error}})},
+        {"log-format", "FORMAT", "json or text (text)", false,
+         choice(KVD_MEMBER(log_format),
+                std::vector<std::pair<std::string, LogFormat>>{{"json", LogFormat::json}, {"text", LogFormat::text}})},
+        {"access-log", nullptr, "Log every request, without key paths", false, flag(&Settings::access_log)},
+        {"insecure-http", nullptr, "Allow plain HTTP beyond this machine", false, flag(&Settings::insecure_http)},
+        {"check-config", nullptr, "Check every setting, the tokens file and the key, then exit", false,
+         flag(&Settings::check_config)},
+        {"dev", nullptr, "Make up a key and a token, keep everything in memory: not for production", false,
+         flag(&Settings::dev)},
+
+        {"idle-timeout", "TIME", "A connection may be idle so long (60s)", true,
+         duration(KVD_MEMBER(idle_timeout), 10, day)},
+        {"header-timeout", "TIME", "A header must arrive within (10s)", true,
+         duration(KVD_MEMBER(header_timeout), 10, day)},
+        {"body-timeout", "TIME", "A body must arrive within, besides what the rate allows (10s)", true,
+         duration(KVD_MEMBER(body_timeout), 10, day)},
+        {"write-timeout", "TIME", "An answer must be taken within, besides what the rate allows (30s)", true,
+         duration(KVD_MEMBER(write_timeout), 10, day)},
+        {"drain-timeout", "TIME", "After SIGTERM requests under way may take so long (30s)", true,
+         duration(KVD_MEMBER(drain_timeout), 0, day)},
+        {"bytes-per-second-min", "N", "The rate (64KiB)", true, number(KVD_MEMBER(bytes_per_second_min), 1, gibibyte)},
+        {"connections-max", "N", "Connections to the API at a time (10000)", true,
+         number(KVD_MEMBER(connections_max), 1, 1'000'000)},
+        {"header-bytes-max", "N", "Size of a request's header (16KiB)", true,
+         number(KVD_MEMBER(header_bytes_max), 1024, 16u << 10)},
+        {"target-bytes-max", "N", "Size of a request's target (8KiB)", true,
+         number(KVD_MEMBER(target_bytes_max), 256, 8u << 10)},
+        {"body-bytes-max", "N", "Size of a body (2MiB)", true, limit(KVD_MEMBER(limits.body_bytes_max))},
+        {"bulk-body-bytes-max", "N", "Size of a bulk operation's body (16MiB)", true,
+         limit(KVD_MEMBER(limits.bulk_body_bytes_max))},
+        {"body-bytes-in-flight-max", "N", "Bodies being received, together (256MiB)", true,
+         number(KVD_MEMBER(body_bytes_in_flight_max), 1u << 20, gibibyte * 64)},
+        {"bytes-in-flight-max", "N", "Operations accepted and not answered, together (256MiB)", true,
+         number(KVD_MEMBER(store.bytes_in_flight_max), 1u << 20, gibibyte * 64)},
+        {"value-bytes-max", "N", "Size of a value (1MiB)", true, limit(KVD_MEMBER(store.limits.value_bytes_max))},
+        {"metadata-bytes-max", "N", "Size of an entry's metadata (16KiB)", true,
+         limit(KVD_MEMBER(store.limits.metadata_bytes_max))},
+        {"bulk-items-max", "N", "Items of a bulk operation (1000)", true,
+         limit(KVD_MEMBER(store.limits.bulk_items_max))},
+        {"page-items-max", "N", "Items of a page (1000)", true, limit(KVD_MEMBER(store.limits.page_items_max))},
+        {"export-keys-max", "N", "Keys of an export (10000)", true, limit(KVD_MEMBER(store.limits.export_keys_max))},
+        {"export-bytes-max", "N", "Size of an export (16MiB)", true, limit(KVD_MEMBER(store.limits.export_bytes_max))},
+        {"namespace-retention", "TIME", "A deleted namespace can be restored for (7d)", true,
+         duration(KVD_MEMBER(store.namespace_retention), 1000, 10 * year)},
+        {"expiry-grace", "TIME", "An expired value is destroyed after (1h)", true,
+         duration(KVD_MEMBER(store.expiry_grace), 0, 10 * year)},
+        {"tombstone-retention", "TIME", "A deleted key without history is forgotten after (30d)", true,
+         duration(KVD_MEMBER(store.tombstone_retention), minute, 10 * year)},
+        {"maintenance-interval", "TIME", "How often expired entries are looked for (500ms)", true,
+         duration(KVD_MEMBER(store.maintenance_interval), 10, day)},
+        {"readers", "N", "Connections that read the storage at a time (4)", true,
+         number(KVD_MEMBER(store.readers), 1, 256)},
+        {"read-audit", "WHEN",
+         "durable, or deferred-for-plain: reads of plain namespaces are recorded soon after (durable)", true,
+         choice(KVD_MEMBER(store.read_audit),
+                std::vector<std::pair<std::string, kv::ReadAudit>>{
+                    {"durable", kv::ReadAudit::durable}, {"deferred-for-plain", kv::ReadAudit::deferred_for_plain}})},
+        {"crypto", "LIBRARY", "automatic, libsodium or openssl (automatic)", true,
+         choice(KVD_MEMBER(store.crypto),
+                std::vector<std::pair<std::string, kv::CryptoBackend>>{{"automatic", kv::CryptoBackend::automatic},
+                                                                       {"libsodium", kv::CryptoBackend::libsodium},
+                                                                       {"openssl", kv::CryptoBackend::openssl}})},
+    };
+    return table;
+}
+
+#undef KVD_MEMBER
+
+const Setting* find_setting(std::string_view name) {
+    for (const Setting& setting : settings_table())
+        if (name == setting.name) return &setting;
+    return nullptr;
+}
+
+std::string variable_of(std::string_view name) {
+    std::string variable = "KVD_";
+    for (char letter : name)
+        variable +=
+            letter == '-' ? '_' : static_cast<char>(letter >= 'a' && letter <= 'z' ? letter - 'a' + 'A' : letter);
+    return variable;
+}
+
+}  // namespace kvd

@@ -1,0 +1,30 @@
+#pragma once
+#include <functional>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "kvd/config.h"
+
+namespace kvd {
+
+using Problem = std::optional<std::string>;  // what is wrong with a value; empty: nothing
+
+// One row of the table: a setting by all its names, and how its text becomes a value.
+struct Setting {
+    const char* name;         // "listen": --listen, KVD_LISTEN, `listen =` in the file
+    const char* placeholder;  // null: a switch
+    const char* help;
+    bool is_advanced;
+    std::function<Problem(Settings&, const std::string&)> set;
+};
+
+// In the order of the help.
+const std::vector<Setting>& settings_table();
+// Null if there is none of that name.
+const Setting* find_setting(std::string_view name);
+// "admin-listen" -> "KVD_ADMIN_LISTEN".
+std::string variable_of(std::string_view name);
+
+}  // namespace kvd
