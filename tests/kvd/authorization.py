@@ -3,8 +3,8 @@
 import json
 import unittest
 
-from api import BASE, UNKNOWN_ID, ApiTestCase, element, grant, query
-from harness import Kvd, main, run
+from api import UNKNOWN_ID, ApiTestCase, element, grant, query
+from harness import BASE, Kvd, main, run
 
 PERMISSIONS = ["kv-namespace:read", "kv-namespace:write", "kv-namespace:delete", "kv-entry:read", "kv-entry:write", "kv-entry:delete", "kv-secret:rotate", "kv-audit:read", "kv-token:admin",
                "kv-admin"]
