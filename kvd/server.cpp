@@ -97,6 +97,7 @@ public:
 
 private:
     void on_connection(Worker& worker, Session::Socket socket) {
+        failing_ = false;
         if (sessions_.sessions.load(std::memory_order_relaxed) >= connections_max_) return turn_away(std::move(socket));
         sessions_.sessions.fetch_add(1, std::memory_order_relaxed);
         sessions_.metrics.connections.fetch_add(1, std::memory_order_relaxed);
@@ -132,7 +133,6 @@ private:
         pause_.expires_after(accept_pause);
         pause_.async_wait([this](error_code cancelled) {
             if (cancelled) return;
-            failing_ = false;
             start();
         });
     }
@@ -143,7 +143,7 @@ private:
     std::size_t connections_max_;
     std::function<Worker&()> next_worker_;
     SpareDescriptor spare_;
-    bool failing_ = false;
+    bool failing_ = false;  // and logged so
 };
 
 }  // namespace
@@ -252,8 +252,9 @@ struct Server::Impl {
     // Before the workers: their sessions end in them.
     std::unique_ptr<SessionContext> api_sessions, admin_sessions;
     std::size_t next_worker = 0;
-    Worker control;
+    // In this order: an accept under way in `control` holds a socket of a worker.
     std::vector<std::unique_ptr<Worker>> workers;
+    Worker control;
     std::unique_ptr<Listener> api, admin;
     net::signal_set signals{control.context()};
     net::steady_timer drain_timer{control.context()};

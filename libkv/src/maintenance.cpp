@@ -252,7 +252,7 @@ Result<std::size_t> Maintenance::purge_due(Time now) {
     return purge_batch(due.front().id);
 }
 
-// Erases a batch of a deleted namespace's rows, and with the last of them the namespace. Says how many rows went.
+// Erases a batch of a deleted namespace's rows, and when there are none left the namespace. Says how many rows went.
 Result<std::size_t> Maintenance::purge_batch(const NamespaceId& ns) {
     DueRange due;
     due.kind = DueRange::Kind::all;
@@ -276,6 +276,7 @@ Result<std::size_t> Maintenance::purge_batch(const NamespaceId& ns) {
         done = rows.size();
         if (!rows.empty()) return {};
         changes.erase_namespaces.push_back(ns);
+        done = 1;
         record(context, state->row, "namespace.purge", nullptr);
         return {};
     }));
