@@ -174,9 +174,12 @@ std::optional<RouteMatch> match_path(const Route& route, std::string_view path) 
     if (!raw) return std::nullopt;
     RouteMatch match;
     match.route = &route;
-    decode(raw->key, match.key, match.fault, kv::Errc::invalid_key, "keyPath");
+    // A key that does not decode belongs to its route all the same: the escape is what its sender should hear of.
+    std::string key(raw->key);
+    decode(raw->key, key, match.fault, kv::Errc::invalid_key, "keyPath");
+    if (!cut_suffix(key, suffix_of(route.pattern))) return std::nullopt;
+    if (!match.fault) match.key = std::move(key);
     decode(raw->ns, match.ns, match.fault, kv::Errc::invalid_request, "id");
-    if (!cut_suffix(match.key, suffix_of(route.pattern))) return std::nullopt;
     return match;
 }
 
@@ -241,6 +244,9 @@ kv::Result<kv::Request> parse_request(const RouteMatch& match, const HttpRequest
 
 HttpResponse answer_document(const RouteMatch& match, const HttpRequest& request) {
     if (match.fault) return problem(*match.fault, request.request_id);
+    if (kv::Result<Query> query = Query::parse(request.query, match.route->query); !query) {
+        return problem(query.error(), request.request_id);
+    }
     return match.route->answer(match, request);
 }
 

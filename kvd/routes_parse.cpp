@@ -23,11 +23,10 @@ kv::Result<Query> query_of(const RouteMatch& match, const HttpRequest& request) 
     return Query::parse(request.query, match.route->query);
 }
 
-// An identifier that is neither form names no namespace. Asked for last: what else is wrong with the request is a 400, which comes first.
-kv::Result<kv::NamespaceRef> namespace_of(const RouteMatch& match) {
-    std::optional<kv::NamespaceRef> ns = kv::parse_namespace_ref(match.ns);
-    if (!ns) return kv::Error{kv::Errc::not_found, "no such namespace"};
-    return *std::move(ns);
+// An identifier that is neither form is one that no namespace has. It goes on as a name that cannot be: libkv answers so
+// after it judged the rest, because what else is wrong with the request is a 400, which comes first.
+kv::NamespaceRef namespace_of(const RouteMatch& match) {
+    return kv::parse_namespace_ref(match.ns).value_or(kv::NamespaceName{});
 }
 
 kv::Error unsupported(std::string_view expected) {
@@ -133,7 +132,7 @@ kv::Result<kv::Request> get_namespace(const RouteMatch& match, const HttpRequest
     KV_CHECK(query_of(match, request));
     KV_CHECK(require_no_body(request));
     KV_TRY(get.if_none_match, none_match_of(request));
-    KV_TRY(get.ns, namespace_of(match));
+    get.ns = namespace_of(match);
     return kv::Request(std::move(get));
 }
 
@@ -142,7 +141,7 @@ kv::Result<kv::Request> update_namespace(const RouteMatch& match, const HttpRequ
     KV_CHECK(query_of(match, request));
     KV_CHECK(json_body(request, update));
     KV_CHECK(add_conditions(request, update.precondition));
-    KV_TRY(update.ns, namespace_of(match));
+    update.ns = namespace_of(match);
     return kv::Request(std::move(update));
 }
 
@@ -152,7 +151,7 @@ kv::Result<kv::Request> delete_namespace(const RouteMatch& match, const HttpRequ
     KV_TRY(remove.purge, flag(query, "purge"));
     KV_CHECK(optional_json_body(request, remove.precondition));
     KV_CHECK(add_conditions(request, remove.precondition));
-    KV_TRY(remove.ns, namespace_of(match));
+    remove.ns = namespace_of(match);
     return kv::Request(std::move(remove));
 }
 
@@ -184,7 +183,7 @@ kv::Result<kv::Request> list_entries(const RouteMatch& match, const HttpRequest&
     KV_TRY(list.expiring_before, query.time("expiringBefore"));
     KV_TRY(list.page, page_of(query));
     KV_TRY(list.if_none_match, none_match_of(request));
-    KV_TRY(list.ns, namespace_of(match));
+    list.ns = namespace_of(match);
     return kv::Request(std::move(list));
 }
 
@@ -195,7 +194,7 @@ kv::Result<kv::Request> get_entry(const RouteMatch& match, const HttpRequest& re
     KV_TRY(get.version, query.integer("version"));
     KV_TRY(get.if_none_match, none_match_of(request));
     get.key_path = match.key;
-    KV_TRY(get.ns, namespace_of(match));
+    get.ns = namespace_of(match);
     return kv::Request(std::move(get));
 }
 
@@ -213,7 +212,7 @@ kv::Result<kv::Request> put_entry(const RouteMatch& match, const HttpRequest& re
     }
     KV_CHECK(add_conditions(request, put.write.precondition));
     put.write.key_path = match.key;
-    KV_TRY(put.ns, namespace_of(match));
+    put.ns = namespace_of(match);
     return kv::Request(std::move(put));
 }
 
@@ -224,7 +223,7 @@ kv::Result<kv::Request> patch_entry(const RouteMatch& match, const HttpRequest& 
     KV_CHECK(read_body(request.body, patch));
     KV_CHECK(add_conditions(request, patch.precondition));
     patch.key_path = match.key;
-    KV_TRY(patch.ns, namespace_of(match));
+    patch.ns = namespace_of(match);
     return kv::Request(std::move(patch));
 }
 
@@ -235,7 +234,7 @@ kv::Result<kv::Request> delete_entry(const RouteMatch& match, const HttpRequest&
     KV_CHECK(optional_json_body(request, remove.precondition));
     KV_CHECK(add_conditions(request, remove.precondition));
     remove.key_path = match.key;
-    KV_TRY(remove.ns, namespace_of(match));
+    remove.ns = namespace_of(match);
     return kv::Request(std::move(remove));
 }
 
@@ -246,7 +245,7 @@ kv::Result<kv::Request> bulk_get(const RouteMatch& match, const HttpRequest& req
     KV_CHECK(query_of(match, request));
     KV_CHECK(json_body(request, get));
     KV_TRY(get.if_none_match, none_match_of(request));
-    KV_TRY(get.ns, namespace_of(match));
+    get.ns = namespace_of(match);
     return kv::Request(std::move(get));
 }
 
@@ -254,7 +253,7 @@ kv::Result<kv::Request> bulk_set(const RouteMatch& match, const HttpRequest& req
     kv::BulkSet set;
     KV_CHECK(query_of(match, request));
     KV_CHECK(json_body(request, set));
-    KV_TRY(set.ns, namespace_of(match));
+    set.ns = namespace_of(match);
     return kv::Request(std::move(set));
 }
 
@@ -262,7 +261,7 @@ kv::Result<kv::Request> bulk_delete(const RouteMatch& match, const HttpRequest& 
     kv::BulkDelete remove;
     KV_CHECK(query_of(match, request));
     KV_CHECK(json_body(request, remove));
-    KV_TRY(remove.ns, namespace_of(match));
+    remove.ns = namespace_of(match);
     return kv::Request(std::move(remove));
 }
 
@@ -275,7 +274,7 @@ kv::Result<kv::Request> rotate(const RouteMatch& match, const HttpRequest& reque
     KV_CHECK(json_body(request, rotate));
     KV_CHECK(add_conditions(request, rotate.precondition));
     rotate.key_path = match.key;
-    KV_TRY(rotate.ns, namespace_of(match));
+    rotate.ns = namespace_of(match);
     return kv::Request(std::move(rotate));
 }
 
@@ -287,7 +286,7 @@ kv::Result<kv::Request> list_versions(const RouteMatch& match, const HttpRequest
     KV_TRY(list.page, page_of(query));
     KV_TRY(list.if_none_match, none_match_of(request));
     list.key_path = match.key;
-    KV_TRY(list.ns, namespace_of(match));
+    list.ns = namespace_of(match);
     return kv::Request(std::move(list));
 }
 
@@ -298,7 +297,7 @@ kv::Result<kv::Request> rollback(const RouteMatch& match, const HttpRequest& req
     KV_CHECK(optional_json_body(request, rollback));
     KV_CHECK(add_conditions(request, rollback.precondition));
     rollback.key_path = match.key;
-    KV_TRY(rollback.ns, namespace_of(match));
+    rollback.ns = namespace_of(match);
     return kv::Request(std::move(rollback));
 }
 
@@ -343,7 +342,7 @@ kv::Result<kv::Request> export_entries(const RouteMatch& match, const HttpReques
     else if (format == "yaml") wanted.format = Format::yaml;
     else return fault("format", "must be dotenv, json, shell or yaml");
     KV_TRY(wanted.if_none_match, none_match_of(request));
-    KV_TRY(wanted.ns, namespace_of(match));
+    wanted.ns = namespace_of(match);
     return kv::Request(std::move(wanted));
 }
 

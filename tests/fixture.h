@@ -88,8 +88,10 @@ enum class Kind { secret, plain, no_history };
 // it. Maintenance runs only when asked to.
 class Fixture {
 public:
-    explicit Fixture(Kind kind = Kind::secret, Options given = {}) : options(std::move(given)) {
-        storage = make_memory_storage(clock);
+    using MakeStorage = std::function<std::unique_ptr<Storage>(Clock&)>;
+    explicit Fixture(Kind kind = Kind::secret, Options given = {}, const MakeStorage& make = make_memory_storage)
+        : options(std::move(given)) {
+        storage = make(clock);
         options.keys = make_fixed_key(fixed_key());
         options.clock = &clock;
         options.maintenance_interval = std::chrono::milliseconds(0);

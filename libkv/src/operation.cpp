@@ -9,6 +9,8 @@ template <class... F>
 struct overloaded : F... {
     using F::operator()...;
 };
+template <class... F>
+overloaded(F...) -> overloaded<F...>;
 
 std::size_t bytes_of(const EntryWrite& write) {
     return write.key_path.size() + write.value.data.size() + write.metadata.size() + write.comment.size() + 256;

@@ -2,14 +2,12 @@
 
 import hashlib
 import json
-import os
 import re
-import secrets
 import sys
 import unittest
 import urllib.parse
 
-from harness import BASE, Kvd, until
+from harness import Kvd
 
 NAMESPACE_MEMBERS = {
     "id", "name", "description", "applicationId", "isSecretNamespace", "defaultTtlSeconds", "keepsHistory", "historyLimit",
@@ -103,14 +101,15 @@ class ApiTestCase(unittest.TestCase):
         """A request; its answer is held against what every answer must be, and against what is given here."""
         answer = self.kvd.request(method, path, body, **options)
         self.check_common(method, answer, options.get("headers") or {})
+        what = f"{method} {path}: {answer}"
         if code is not None:
-            self.assertEqual((answer.status, self.code_of(method, answer)), (STATUS_OF[code], code), answer)
+            self.assertEqual((answer.status, self.code_of(method, answer)), (STATUS_OF[code], code), what)
         elif status is None:
-            self.assertIn(answer.status, (200, 201, 204), answer)
+            self.assertIn(answer.status, (200, 201, 204), what)
         if status is not None:
-            self.assertEqual(answer.status, status, answer)
+            self.assertEqual(answer.status, status, what)
         if field is not None:
-            self.assertEqual(answer.json().get("field"), field, answer)
+            self.assertEqual(answer.json().get("field"), field, what)
         return answer
 
     def code_of(self, method, answer):

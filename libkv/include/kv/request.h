@@ -15,10 +15,10 @@ namespace kv {
 
 // Optimistic locking. What is left empty is not asked. ETags are as replies give them, without quotes.
 struct Precondition {
-    std::optional<std::uint64_t> expected_version;  // 0: must not exist; otherwise Errc::version_conflict
+    std::optional<std::uint64_t> expected_version = {};  // 0: must not exist; otherwise Errc::version_conflict
     bool if_match_any = false;                      // must exist; otherwise Errc::precondition_failed
     bool if_none_match_any = false;                 // must not exist
-    std::optional<std::vector<std::string>> if_match;  // one of these
+    std::optional<std::vector<std::string>> if_match = {};  // one of these
 };
 
 // Time to live of a written value: unchanged (the default of the operation), none, or so many seconds from now.
@@ -38,13 +38,13 @@ using Change = std::optional<std::optional<T>>;
 // A member that only replies carry, sent back by the caller; it must equal what is there (else read_only_field).
 // `text` is the member as replies render it; empty for null.
 struct EchoedMember {
-    std::string name;  // "createdAt"...
-    std::optional<std::string> text;
+    std::string name = {};  // "createdAt"...
+    std::optional<std::string> text = {};
 };
 
 struct Page {
-    std::optional<std::uint64_t> limit;  // 1..limits.page_items_max (1000), which is also the default
-    std::string cursor;                  // nextCursor of the page before; empty: from the start
+    std::optional<std::uint64_t> limit = {};  // 1..limits.page_items_max (1000), which is also the default
+    std::string cursor = {};                  // nextCursor of the page before; empty: from the start
 };
 
 // ---- replies ----
@@ -52,64 +52,64 @@ struct Page {
 struct Done {};
 
 struct NamespaceReply {
-    Namespace ns;
-    std::string etag;
+    Namespace ns = {};
+    std::string etag = {};
     bool not_modified = false;
 };
 struct NamespaceList {
-    std::vector<Namespace> items;
-    std::optional<std::string> next_cursor;
-    std::string etag;
+    std::vector<Namespace> items = {};
+    std::optional<std::string> next_cursor = {};
+    std::string etag = {};
     bool not_modified = false;
 };
 struct EntryReply {
-    Entry entry;
+    Entry entry = {};
     bool created = false;
-    std::string etag;
+    std::string etag = {};
     bool not_modified = false;
 };
 struct EntryList {
-    std::vector<Entry> items;
-    std::vector<std::string> prefixes;  // folders folded by the delimiter
-    std::optional<std::string> next_cursor;
-    std::string etag;
+    std::vector<Entry> items = {};
+    std::vector<std::string> prefixes = {};  // folders folded by the delimiter
+    std::optional<std::string> next_cursor = {};
+    std::string etag = {};
     bool not_modified = false;
 };
 struct VersionList {
-    std::vector<Version> items;
-    std::optional<std::string> next_cursor;
-    std::string etag;
+    std::vector<Version> items = {};
+    std::optional<std::string> next_cursor = {};
+    std::string etag = {};
     bool not_modified = false;
 };
 struct BulkGetReply {
-    std::vector<Entry> entries;
-    std::vector<std::string> missing;
-    std::vector<std::string> remaining;  // beyond what one reply may hold
-    std::string etag;
+    std::vector<Entry> entries = {};
+    std::vector<std::string> missing = {};
+    std::vector<std::string> remaining = {};  // beyond what one reply may hold
+    std::string etag = {};
     bool not_modified = false;
 };
 struct BulkSetResult {
     enum class Status : std::uint8_t { created, updated, failed };
-    std::string key_path;
+    std::string key_path = {};
     Status status = Status::failed;
     std::uint64_t version = 0;
-    std::optional<Error> error;
+    std::optional<Error> error = {};
 };
 struct BulkSetReply {
-    std::vector<BulkSetResult> results;
+    std::vector<BulkSetResult> results = {};
 };
 struct BulkDeleteReply {
-    std::vector<std::string> deleted;
-    std::vector<std::string> missing;
-    std::vector<Error> failed;  // key_path names the item
+    std::vector<std::string> deleted = {};
+    std::vector<std::string> missing = {};
+    std::vector<Error> failed = {};  // key_path names the item
 };
 struct AuditList {
-    std::vector<AuditRecord> items;
-    std::optional<std::string> next_cursor;
+    std::vector<AuditRecord> items = {};
+    std::optional<std::string> next_cursor = {};
 };
 struct ExportReply {
-    SecretBytes text;
-    std::string etag;
+    SecretBytes text = {};
+    std::string etag = {};
     bool not_modified = false;
 };
 
@@ -117,122 +117,122 @@ struct ExportReply {
 
 struct ListNamespaces {
     using ReplyType = NamespaceList;
-    std::optional<std::string> application_id;
-    std::optional<std::string> name;
+    std::optional<std::string> application_id = {};
+    std::optional<std::string> name = {};
     bool deleted = false;  // those deleted but restorable, instead of the live ones
-    Page page;
-    std::vector<std::string> if_none_match;
+    Page page = {};
+    std::vector<std::string> if_none_match = {};
 };
 struct GetNamespace {
     using ReplyType = NamespaceReply;
-    NamespaceRef ns;
-    std::vector<std::string> if_none_match;
+    NamespaceRef ns = {};
+    std::vector<std::string> if_none_match = {};
 };
 struct CreateNamespace {
     using ReplyType = NamespaceReply;
-    std::string name;
-    std::string description;
+    std::string name = {};
+    std::string description = {};
     std::string application_id = "default";
     bool is_secret = false;
-    std::optional<std::int64_t> default_ttl_seconds;
+    std::optional<std::int64_t> default_ttl_seconds = {};
     bool keeps_history = true;
-    Change<std::uint64_t> history_limit;  // absent: none for a secret namespace, 20 for a plain one
+    Change<std::uint64_t> history_limit = {};  // absent: none for a secret namespace, 20 for a plain one
     bool deletion_protection = false;
 };
 struct UpdateNamespace {
     using ReplyType = NamespaceReply;
-    NamespaceRef ns;
-    std::optional<std::string> name;
-    Change<std::string> description;
-    std::optional<std::string> application_id;  // fixed: another one is Errc::immutable
-    std::optional<bool> is_secret;
-    Change<std::int64_t> default_ttl_seconds;
-    std::optional<bool> keeps_history;
-    Change<std::uint64_t> history_limit;
-    std::optional<bool> deletion_protection;
-    std::vector<EchoedMember> echoed;
-    Precondition precondition;  // against the namespace's own version
+    NamespaceRef ns = {};
+    std::optional<std::string> name = {};
+    Change<std::string> description = {};
+    std::optional<std::string> application_id = {};  // fixed: another one is Errc::immutable
+    std::optional<bool> is_secret = {};
+    Change<std::int64_t> default_ttl_seconds = {};
+    std::optional<bool> keeps_history = {};
+    Change<std::uint64_t> history_limit = {};
+    std::optional<bool> deletion_protection = {};
+    std::vector<EchoedMember> echoed = {};
+    Precondition precondition = {};  // against the namespace's own version
 };
 struct DeleteNamespace {
     using ReplyType = Done;
-    NamespaceRef ns;
+    NamespaceRef ns = {};
     bool purge = false;
-    Precondition precondition;
+    Precondition precondition = {};
 };
 struct RestoreNamespace {
     using ReplyType = NamespaceReply;
-    NamespaceId ns;
+    NamespaceId ns = {};
 };
 
 // ---- entries ----
 
 struct GetEntry {
     using ReplyType = EntryReply;
-    NamespaceRef ns;
-    std::string key_path;
-    std::optional<std::uint64_t> version;  // a past version, also of a deleted key
-    std::vector<std::string> if_none_match;
+    NamespaceRef ns = {};
+    std::string key_path = {};
+    std::optional<std::uint64_t> version = {};  // a past version, also of a deleted key
+    std::vector<std::string> if_none_match = {};
 };
 // What a PUT or one item of a bulk set writes.
 struct EntryWrite {
-    std::string key_path;
-    ValueInput value;
-    Ttl ttl;  // absent: the namespace's default
+    std::string key_path = {};
+    ValueInput value = {};
+    Ttl ttl = {};  // absent: the namespace's default
     std::string metadata = "{}";
-    std::string comment;
-    std::vector<EchoedMember> echoed;
-    Precondition precondition;
+    std::string comment = {};
+    std::vector<EchoedMember> echoed = {};
+    Precondition precondition = {};
 };
 struct PutEntry {
     using ReplyType = EntryReply;
-    NamespaceRef ns;
-    EntryWrite write;
+    NamespaceRef ns = {};
+    EntryWrite write = {};
     bool include_value = false;  // also needs kv-entry:read, recorded as a read
 };
 struct PatchEntry {
     using ReplyType = EntryReply;
-    NamespaceRef ns;
-    std::string key_path;
-    Ttl ttl;                              // absent: unchanged
-    std::optional<std::string> metadata;  // a JSON merge patch (RFC 7396), itself an object; "null" clears
-    Precondition precondition;
+    NamespaceRef ns = {};
+    std::string key_path = {};
+    Ttl ttl = {};                              // absent: unchanged
+    std::optional<std::string> metadata = {};  // a JSON merge patch (RFC 7396), itself an object; "null" clears
+    Precondition precondition = {};
 };
 struct DeleteEntry {
     using ReplyType = Done;
-    NamespaceRef ns;
-    std::string key_path;
+    NamespaceRef ns = {};
+    std::string key_path = {};
     bool purge = false;
-    Precondition precondition;
+    Precondition precondition = {};
 };
 struct ListEntries {
     using ReplyType = EntryList;
-    NamespaceRef ns;
-    std::string prefix;
+    NamespaceRef ns = {};
+    std::string prefix = {};
     bool fold_folders = false;  // delimiter=/
     bool include_values = false;
-    std::optional<Time> expiring_before;
-    Page page;
-    std::vector<std::string> if_none_match;
+    std::optional<Time> expiring_before = {};
+    Page page = {};
+    std::vector<std::string> if_none_match = {};
 };
 
 // ---- bulk ----
 
 struct BulkGet {
     using ReplyType = BulkGetReply;
-    NamespaceRef ns;
-    std::vector<std::string> keys;
-    std::vector<std::string> if_none_match;
+    NamespaceRef ns = {};
+    std::vector<std::string> keys = {};
+    std::vector<std::string> if_none_match = {};
 };
 struct BulkSet {
     using ReplyType = BulkSetReply;
-    NamespaceRef ns;
-    std::vector<EntryWrite> entries;
+    NamespaceRef ns = {};
+    std::vector<EntryWrite> entries = {};
     bool atomic = true;
 };
 struct BulkDelete {
     using ReplyType = BulkDeleteReply;
-    NamespaceRef ns;
-    std::vector<std::string> keys;
+    NamespaceRef ns = {};
+    std::vector<std::string> keys = {};
     bool atomic = true;
     bool purge = false;
 };
@@ -246,30 +246,30 @@ struct Generate {
 };
 struct RotateEntry {
     using ReplyType = EntryReply;
-    NamespaceRef ns;
-    std::string key_path;
-    std::variant<ValueInput, Generate> value;
-    Ttl ttl;  // absent: the entry's own, re-armed
-    std::string comment;
-    Precondition precondition;
+    NamespaceRef ns = {};
+    std::string key_path = {};
+    std::variant<ValueInput, Generate> value = {};
+    Ttl ttl = {};  // absent: the entry's own, re-armed
+    std::string comment = {};
+    Precondition precondition = {};
     bool include_value = false;
 };
 struct ListVersions {
     using ReplyType = VersionList;
-    NamespaceRef ns;
-    std::string key_path;
+    NamespaceRef ns = {};
+    std::string key_path = {};
     bool include_values = false;
-    Page page;
-    std::vector<std::string> if_none_match;
+    Page page = {};
+    std::vector<std::string> if_none_match = {};
 };
 struct RollbackEntry {
     using ReplyType = EntryReply;
-    NamespaceRef ns;
-    std::string key_path;
-    std::optional<std::uint64_t> version;  // absent: the value before the current
-    Ttl ttl;
-    std::string comment;
-    Precondition precondition;
+    NamespaceRef ns = {};
+    std::string key_path = {};
+    std::optional<std::uint64_t> version = {};  // absent: the value before the current
+    Ttl ttl = {};
+    std::string comment = {};
+    Precondition precondition = {};
     bool include_value = false;
 };
 
@@ -277,32 +277,32 @@ struct RollbackEntry {
 
 struct ListAudit {
     using ReplyType = AuditList;
-    std::optional<NamespaceRef> ns;
-    std::optional<std::string> key_path;
-    std::optional<std::string> user_id;
-    std::optional<std::string> credential_id;
-    std::optional<AuditAction> action;
-    std::optional<std::string> operation;
-    std::optional<bool> success;
-    std::optional<Time> from;  // inclusive
-    std::optional<Time> to;    // exclusive
+    std::optional<NamespaceRef> ns = {};
+    std::optional<std::string> key_path = {};
+    std::optional<std::string> user_id = {};
+    std::optional<std::string> credential_id = {};
+    std::optional<AuditAction> action = {};
+    std::optional<std::string> operation = {};
+    std::optional<bool> success = {};
+    std::optional<Time> from = {};  // inclusive
+    std::optional<Time> to = {};    // exclusive
     bool newest_first = true;
-    Page page;
+    Page page = {};
 };
 struct ExportEntries {
     using ReplyType = ExportReply;
     enum class Format : std::uint8_t { dotenv, json, shell, yaml };
-    NamespaceRef ns;
-    std::string prefix;  // a folder, cut off the names
+    NamespaceRef ns = {};
+    std::string prefix = {};  // a folder, cut off the names
     Format format = Format::dotenv;
-    std::vector<std::string> if_none_match;
+    std::vector<std::string> if_none_match = {};
 };
 // A request that a front end refused before it became an operation (no credential, unreadable body): recorded.
 struct RecordRefusal {
     using ReplyType = Done;
     AuditAction action = AuditAction::read;
-    std::string operation;
-    std::string key_path;
+    std::string operation = {};
+    std::string key_path = {};
     Errc reason = Errc::invalid_request;
 };
 
