@@ -106,7 +106,7 @@ public:
         REQUIRE_MESSAGE(opened, opened.error().message);
         store = *std::move(opened);
         // The vault of the test opens rows without the store.
-        auto keyring = crypto::Keyring::open(fixed_key(), CryptoBackend::automatic, storage->internal_keys().value(), clock.now());
+        auto keyring = crypto::Keyring::open(fixed_key(), CryptoBackend::openssl, storage->internal_keys().value(), clock.now());
         REQUIRE(keyring);
         keys = *std::move(keyring);
         vault = std::make_unique<Vault>(*keys);

@@ -255,7 +255,7 @@ TEST_CASE("the very first commit of a stream can be lost as well") {
 TEST_CASE("while the head cannot be asked, the callers hear that the outcome is unknown, and a new stream begins") {
     Fixture kv(Kind::secret, {});
     kv.close();
-    auto keyring = crypto::Keyring::open(fixed_key(), CryptoBackend::automatic, kv.storage->internal_keys().value(), kv.clock.now()).value();
+    auto keyring = crypto::Keyring::open(fixed_key(), CryptoBackend::openssl, kv.storage->internal_keys().value(), kv.clock.now()).value();
     const Vault vault(*keyring);
     const Limits limits;
     FaultStorage storage(*kv.storage, kv.faults);

@@ -241,7 +241,7 @@ TEST_CASE("a cursor is good for its own query, user and store only") {
     ListVersions versions = kv.versions_request("a/k0");
     versions.page.cursor = cursor;
     CHECK(kv.call(versions) == Errc::invalid_cursor);
-    for (const std::string bad : {"x", "AAAA", std::string(200, 'A').c_str()}) {
+    for (const std::string& bad : std::vector<std::string>{"x", "AAAA", std::string(200, 'A')}) {
         ListEntries broken = kv.list_request("a/", false);
         broken.page.cursor = bad;
         CHECK(kv.call(broken) == Errc::invalid_cursor);
