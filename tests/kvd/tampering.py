@@ -8,7 +8,7 @@ import shutil
 import sqlite3
 import tempfile
 
-from api import ApiTestCase
+from api import ApiTestCase, Document
 from harness import Kvd, main, until
 
 HEADER, NONCE, TAG = 7, 12, 16  # bytes of a sealed record besides the ciphertext
@@ -40,6 +40,7 @@ class Tampering(ApiTestCase):
         cls.kvd = None
         cls.names_made = 0
         cls.start()
+        cls.document = Document(cls.kvd.request("GET", "/openapi.json").json())
 
     @classmethod
     def tearDownClass(cls):
