@@ -136,6 +136,7 @@ Result<void> Maintenance::commit(Needs needs, Step step) {
 
 Result<bool> Maintenance::run_round() {
     std::lock_guard round(round_);
+    if (!commits_.last_failure()) KV_CHECK(resume());
     KV_TRY(const Time now, storage_.now());
     std::size_t done = 0;
     KV_TRY(const std::size_t expired, expire(now));
@@ -145,6 +146,14 @@ Result<bool> Maintenance::run_round() {
     KV_TRY(const std::size_t sealed, seal_due());
     done = expired + destroyed + forgotten + purged + sealed;
     return done > 0;
+}
+
+// After an outage the store is ready again once something was committed, and nobody asks one that is not ready.
+Result<void> Maintenance::resume() {
+    return commit({}, [](GroupContext& context) -> Result<void> {
+        context.audit.push_back(make_record(system_actor(), {AuditAction::write, "audit.resume", {}}, context.plan.now, nullptr));
+        return {};
+    });
 }
 
 // ---- expiry ----
@@ -161,7 +170,7 @@ Result<std::size_t> Maintenance::expire(Time now) {
         done = 0;
         return each(context, rows, [&](NamespaceState& ns, EntryState& entry) -> Result<void> {
             PlanContext plan = context.plan;
-            plan.now = std::max(plan.now, ns.row.changed_at);
+            plan.now = time_in(ns.row, plan.now);
             if (entry.row.is_tombstone || is_live(entry.row, plan.now)) return {};
             plan_expiry(ns, entry, plan, context.audit, context.overlay);
             ++done;
@@ -172,11 +181,48 @@ Result<std::size_t> Maintenance::expire(Time now) {
     return done;
 }
 
+namespace {
+
+// The versions that an expiry hid at `before` or earlier, and when the next expiry hid some.
+struct Doomed {
+    std::uint64_t up_to = 0;
+    std::optional<Time> next;
+};
+
+Result<Doomed> find_doomed(StorageReader& storage, const EntryRow& row, Time before) {
+    Doomed doomed;
+    if (row.is_tombstone && row.reason == Reason::expiry) {
+        if (row.updated_at <= before) return Doomed{row.version, {}};
+        doomed.next = row.updated_at;
+    }
+    VersionRange range;
+    range.entry_id = row.id;
+    range.below = row.history_floor + 1;
+    range.limit = batch_rows;
+    while (true) {
+        KV_TRY(const std::vector<VersionRow> versions, storage.scan_versions(range));
+        for (const VersionRow& version : versions) {
+            if (version.reason != Reason::expiry) continue;
+            if (version.changed_at <= before) {
+                doomed.up_to = version.version;
+                return doomed;
+            }
+            doomed.next = version.changed_at;
+        }
+        if (versions.size() < range.limit) return doomed;
+        range.below = versions.back().version;
+    }
+}
+
+}  // namespace
+
 Result<std::size_t> Maintenance::destroy_hidden(Time now) {
     DueRange due;
     due.kind = DueRange::Kind::hidden;
     due.before = now - settings_.expiry_grace;
+    due.values = true;  // so that their bytes bound the batch, which loads them again
     due.limit = batch_rows;
+    due.bytes = batch_bytes;
     KV_TRY(const std::vector<EntryRow> rows, storage_.scan_due(due));
     if (rows.empty()) return std::size_t{0};
     std::size_t done = 0;
@@ -184,8 +230,9 @@ Result<std::size_t> Maintenance::destroy_hidden(Time now) {
         done = 0;
         return each(context, rows, [&](NamespaceState& ns, EntryState& entry) -> Result<void> {
             if (!entry.row.hidden_since || *entry.row.hidden_since > due.before) return {};
-            entry.row.hidden_since.reset();
-            entry.erase_to = entry.row.history_floor;
+            KV_TRY(const Doomed doomed, find_doomed(context.storage, entry.row, due.before));
+            entry.row.hidden_since = doomed.next;
+            entry.erase_to = doomed.up_to;
             entry.is_changed = true;
             record(context, ns.row, "entry.destroy", &entry.row);
             ++done;
@@ -323,23 +370,21 @@ Result<std::size_t> Maintenance::seal_entries(const NamespaceRow& ns) {
     due.kind = DueRange::Kind::generation;
     due.ns = ns.id;
     due.generation = ns.key_generation;
+    due.values = true;  // so that their bytes bound the batch, which loads them again
     due.limit = batch_rows;
     due.bytes = batch_bytes;
     KV_TRY(const std::vector<EntryRow> rows, storage_.scan_due(due));
     if (rows.empty()) return std::size_t{0};
-    std::size_t done = 0;
     KV_CHECK(commit(needs_of(rows, true), [&](GroupContext& context) {
-        done = 0;
         return each(context, rows, [&](NamespaceState& state, EntryState& entry) -> Result<void> {
             if (entry.row.is_tombstone || entry.row.key_generation >= state.row.key_generation) return {};
             KV_TRY(Reseal reseal, context.vault.reseal(context.storage, state.row, entry.row));
             context.overlay.changes().reseals.push_back(std::move(reseal));
             state.is_changed = true;  // it counts its seals
-            ++done;
             return {};
         });
     }));
-    return done;
+    return rows.size();  // even where others wrote them anew meanwhile: there may be more
 }
 
 Result<std::size_t> Maintenance::seal_versions(const NamespaceRow& ns) {

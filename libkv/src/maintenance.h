@@ -46,6 +46,7 @@ private:
 
     void run();
     Result<void> commit(Needs needs, Step step);
+    Result<void> resume();
     Result<std::size_t> expire(Time now);
     Result<std::size_t> destroy_hidden(Time now);
     Result<std::size_t> forget_tombstones(Time now);

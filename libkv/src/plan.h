@@ -74,6 +74,9 @@ Result<void> judge_versions(const Actor& actor, const ListVersions& request, con
 
 // ---- shared ----
 
+// The time in a namespace: it never goes back behind the last change.
+Time time_in(const NamespaceRow& ns, Time now);
+
 bool is_live(const EntryRow& row, Time now);
 // Expiry or purge ended it: not even its history is shown.
 bool is_hidden(const EntryRow& row, Time now);
@@ -84,7 +87,9 @@ Namespace show_namespace(const NamespaceRow& row);
 Version show_version(const VersionRow& row);
 Version show_current(const EntryRow& row);
 std::string entry_etag(std::string_view epoch, std::uint64_t revision);
-std::string namespace_etag(std::string_view epoch, std::uint64_t version);
+// Names everything a namespace shows. Locking looks at the version alone: what goes on in a namespace is no change of it.
+std::string namespace_etag(std::string_view epoch, const NamespaceRow& row);
+bool locks_namespace(const std::vector<std::string>& etags, std::string_view epoch, const NamespaceRow& row);
 bool matches_etag(const std::vector<std::string>& etags, std::string_view etag);
 
 }  // namespace kv

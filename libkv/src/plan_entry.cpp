@@ -239,8 +239,7 @@ void record_success(Scene& scene, const EntryRow& row) {
 void record_failure(Scene& scene, const EntryState& entry, const Error& error) {
     AuditRecord record = record_for(scene, entry.row.key_path);
     if (entry.exists) record.entry_id = entry.row.id;
-    record.success = false;
-    record.reason = code_name(error.code);
+    mark_failed(record, error);
     scene.planned.audit.push_back(std::move(record));
 }
 
@@ -348,6 +347,7 @@ void delete_entry(Scene& scene, EntryState& entry, bool purge) {
     if (purge) {
         entry.erase_to = entry.row.version;
         entry.row.history_floor = entry.row.version;
+        entry.row.hidden_since.reset();  // nothing is left to be destroyed later
         entry.has_history = false;
     }
     record_success(scene, entry.row);
@@ -475,6 +475,18 @@ private:
     std::vector<Error> items_;
 };
 
+// What is wrong with the form of the items, and with the values of the others.
+Error every_fault(const Operation& operation, const BulkSet& request) {
+    Error error = *operation.fault;
+    const auto is_named = [&](const std::string& key_path) {
+        return std::any_of(error.items.begin(), error.items.end(), [&](const Error& item) { return item.key_path == key_path; });
+    };
+    for (std::size_t i = 0; i < request.entries.size(); ++i) {
+        if (!operation.values.at(i) && !is_named(request.entries[i].key_path)) error.items.push_back(operation.values[i].error());
+    }
+    return error;
+}
+
 // First permission, then form, then state: HTTP.md section 4.
 Result<void> judge_atomic_set(Scene& scene, const BulkSet& request) {
     const Rights rights(scene.actor(), scene.ns.row);
@@ -486,7 +498,7 @@ Result<void> judge_atomic_set(Scene& scene, const BulkSet& request) {
         }
     }
     if (denied.any()) return denied.take(Errc::permission_denied, "Some of the keys may not be written.");
-    if (scene.operation.fault) return *scene.operation.fault;
+    if (scene.operation.fault) return every_fault(scene.operation, request);
     Faults invalid;
     Faults conflicting;
     for (std::size_t i = 0; i < request.entries.size(); ++i) {
@@ -601,7 +613,8 @@ void plan_expiry(NamespaceState& ns, EntryState& entry, const PlanContext& conte
     EntryRow& row = entry.row;
     become_tombstone(row);
     row.history_floor = row.version;
-    row.hidden_since = context.now;
+    // What an earlier expiry hid is still due when it was; destroying it finds what is due later.
+    if (!row.hidden_since) row.hidden_since = context.now;
     AuditRecord record = make_record(system, {AuditAction::delete_, "entry.expire", row.key_path}, context.now, &ns.row);
     record.entry_id = row.id;
     record.version = row.version;
@@ -617,7 +630,7 @@ Planned plan_entry_write(Operation& operation, const NamespaceRef& ref, Overlay&
         planned.reply = std::move(touched).error();
     } else {
         PlanContext here = context;
-        here.now = std::max(context.now, ns->row.changed_at);  // time never goes back within a namespace
+        here.now = time_in(ns->row, context.now);
         Scene scene{operation, overlay, here, planned, *ns};
         planned.reply = dispatch(scene);
     }

@@ -46,7 +46,7 @@ void record_success(Scene& scene, const NamespaceRow& row) {
 Reply reply_for(const Scene& scene, const NamespaceRow& row) {
     NamespaceReply reply;
     reply.ns = show_namespace(row);
-    reply.etag = namespace_etag(scene.context.epoch, row.version);
+    reply.etag = namespace_etag(scene.context.epoch, row);
     return reply;
 }
 
@@ -60,8 +60,7 @@ Result<void> check_precondition(const Scene& scene, const NamespaceRow& row, con
         return refuse(Errc::version_conflict, "The namespace is not at the expected version.");
     }
     if (precondition.if_none_match_any) return refuse(Errc::precondition_failed, "The namespace exists.");
-    if (precondition.if_match &&
-        !matches_etag(*precondition.if_match, namespace_etag(scene.context.epoch, row.version))) {
+    if (precondition.if_match && !locks_namespace(*precondition.if_match, scene.context.epoch, row)) {
         return refuse(Errc::precondition_failed, "The namespace has changed: its ETag is another one.");
     }
     return {};
@@ -288,6 +287,10 @@ void add_needs(const Request& request, Needs& needs) {
         needs.namespaces.push_back(ns);
         (full ? needs.full_entries : needs.entries).push_back({ns, key_path, pick});
     };
+    // The items of a bulk are judged one by one: what can be no key is not looked for.
+    const auto bulk_entry = [&](const NamespaceRef& ns, const std::string& key_path, bool full) {
+        if (check_key_path(key_path)) (full ? needs.full_entries : needs.entries).push_back({ns, key_path, {}});
+    };
     if (auto ref = namespace_of(request)) needs.namespaces.push_back(*ref);
     add_name_lookup(request, needs);
     if (auto* put = std::get_if<PutEntry>(&request)) one_entry(put->ns, put->write.key_path, false);
@@ -301,13 +304,11 @@ void add_needs(const Request& request, Needs& needs) {
     }
     if (auto* set = std::get_if<BulkSet>(&request)) {
         needs.namespaces.push_back(set->ns);
-        for (const EntryWrite& write : set->entries) needs.entries.push_back({set->ns, write.key_path, {}});
+        for (const EntryWrite& write : set->entries) bulk_entry(set->ns, write.key_path, false);
     }
     if (auto* remove = std::get_if<BulkDelete>(&request)) {
         needs.namespaces.push_back(remove->ns);
-        for (const std::string& key : remove->keys) {
-            (remove->purge ? needs.full_entries : needs.entries).push_back({remove->ns, key, {}});
-        }
+        for (const std::string& key : remove->keys) bulk_entry(remove->ns, key, remove->purge);
     }
 }
 
@@ -356,12 +357,18 @@ Error tampered_namespace() {
     return {Errc::integrity, "The namespace's row was changed outside the store; nothing in it is served."};
 }
 
-AuditRecord failure_record(const Operation& operation, const Error& error, Time now, const NamespaceRow* ns) {
-    AuditRecord record = make_record(operation.actor, describe(operation.request), now, ns);
-    // What is not a key path is not worth keeping, and may be anything.
-    if (!record.key_path.empty() && !check_prefix(record.key_path)) record.key_path.clear();
+void mark_failed(AuditRecord& record, const Error& error) {
+    // What is not text is not worth keeping, and not every storage could keep it.
+    for (std::string* text : {&record.key_path, &record.operation}) {
+        if (!check_prefix(*text)) text->clear();
+    }
     record.success = false;
     record.reason = code_name(error.code);
+}
+
+AuditRecord failure_record(const Operation& operation, const Error& error, Time now, const NamespaceRow* ns) {
+    AuditRecord record = make_record(operation.actor, describe(operation.request), now, ns);
+    mark_failed(record, error);
     return record;
 }
 

@@ -21,6 +21,7 @@ Result<void> may(const Actor& actor, const NamespaceRow* ns, Permission permissi
 
 Result<Shown> judge_get(const Actor& actor, const GetEntry& request, const Found& found, Time now) {
     KV_CHECK(may(actor, found.ns.get(), Permission::entry_read, request.key_path));
+    now = time_in(*found.ns, now);
     Error missing{Errc::not_found, request.version ? "There is no such version." : "There is no entry at this key."};
     missing.key_path = request.key_path;
     if (!found.entry) return missing;
@@ -49,7 +50,7 @@ Result<EntryRange> judge_list(const Actor& actor, const ListEntries& request, co
     range.ns = ns->id;
     range.ranges = intersect(visible, {prefix_range(request.prefix)});
     if (request.fold_folders) range.fold_from = request.prefix.size();
-    range.now = now;
+    range.now = time_in(*ns, now);
     range.expiring_before = request.expiring_before;
     range.values = request.include_values;
     range.limit = limit;
@@ -65,13 +66,14 @@ Result<EntryRange> judge_export(const Actor& actor, const ExportEntries& request
     EntryRange range;
     range.ns = ns->id;
     range.ranges = intersect(rights.ranges(Permission::entry_read), {prefix_range(folder)});
-    range.now = now;
+    range.now = time_in(*ns, now);
     range.values = true;
     return range;
 }
 
 Result<void> judge_versions(const Actor& actor, const ListVersions& request, const Found& found, Time now) {
     KV_CHECK(may(actor, found.ns.get(), Permission::entry_read, request.key_path));
+    now = time_in(*found.ns, now);
     const bool has_past = found.entry && !is_hidden(*found.entry, now) &&
                           (found.ns->keeps_history || is_live(*found.entry, now));
     if (has_past) return {};
@@ -79,6 +81,8 @@ Result<void> judge_versions(const Actor& actor, const ListVersions& request, con
     error.key_path = request.key_path;
     return error;
 }
+
+Time time_in(const NamespaceRow& ns, Time now) { return std::max(now, ns.changed_at); }
 
 bool is_live(const EntryRow& row, Time now) {
     return !row.is_tombstone && (!row.expires_at || *row.expires_at > now);
@@ -165,8 +169,14 @@ std::string entry_etag(std::string_view epoch, std::uint64_t revision) {
     return std::string(epoch) + '-' + std::to_string(revision);
 }
 
-std::string namespace_etag(std::string_view epoch, std::uint64_t version) {
-    return std::string(epoch) + "-n" + std::to_string(version);
+std::string namespace_etag(std::string_view epoch, const NamespaceRow& row) {
+    return std::string(epoch) + "-n" + std::to_string(row.version) + '.' + std::to_string(row.revision) + (row.sealing ? "s" : "");
+}
+
+bool locks_namespace(const std::vector<std::string>& etags, std::string_view epoch, const NamespaceRow& row) {
+    const std::string version = std::string(epoch) + "-n" + std::to_string(row.version) + '.';
+    return std::any_of(etags.begin(), etags.end(),
+                       [&](const std::string& etag) { return etag == "*" || etag.starts_with(version); });
 }
 
 bool matches_etag(const std::vector<std::string>& etags, std::string_view etag) {

@@ -40,7 +40,7 @@ private:
     // ---- what every read does ----
     Result<std::shared_ptr<const NamespaceRow>> find_namespace(const NamespaceRef& ref);
     Result<Found> find_one(const EntryRef& ref, Want want);
-    Result<void> judge_intact(const NamespaceRow& ns) const;
+    Result<void> enter(const Actor& actor, const NamespaceRow* ns) const;
     Result<void> show_value(const NamespaceRow& ns, const EntryRow& row, Entry& entry);
     AuditRecord record(const ReadItem& item, const NamespaceRow* ns, std::string_view key_path) const;
     void record_entry(ReadItem& item, const NamespaceRow& ns, const Entry& entry);
@@ -119,8 +119,10 @@ Result<std::shared_ptr<const NamespaceRow>> Reader::Run::find_namespace(const Na
     return found.ns;
 }
 
-Result<void> Reader::Run::judge_intact(const NamespaceRow& ns) const {
-    if (vault_.is_intact(ns)) return {};
+// What comes before every other judgement of a read in a namespace.
+Result<void> Reader::Run::enter(const Actor& actor, const NamespaceRow* ns) const {
+    KV_CHECK(may_touch(actor, ns));
+    if (vault_.is_intact(*ns)) return {};
     return tampered_namespace();
 }
 
@@ -157,6 +159,8 @@ void Reader::Run::record_entry(ReadItem& item, const NamespaceRow& ns, const Ent
 }
 
 void Reader::Run::fail(ReadItem& item, const NamespaceRow* ns, Error error) {
+    // What was going to be shown is not.
+    std::erase_if(item.audit, [](const AuditRecord& row) { return row.success; });
     if (item.audit.empty()) {
         auto now = storage_.now();
         item.audit.push_back(failure_record(item.operation, error, now ? *now : Time{}, ns));
@@ -221,9 +225,9 @@ void Reader::Run::point(std::vector<ReadItem*>& items) {
 }
 
 Result<Reply> Reader::Run::get_entry(ReadItem& item, const GetEntry& request, const Found& found, Time now) {
+    KV_CHECK(enter(item.operation.actor, found.ns.get()));
     KV_TRY(const Shown shown, judge_get(item.operation.actor, request, found, now));
     const NamespaceRow& ns = *found.ns;
-    KV_CHECK(judge_intact(ns));
     EntryReply reply;
     reply.entry = show_entry(*found.entry);
     if (shown.archived != nullptr) {
@@ -250,11 +254,11 @@ Result<Reply> Reader::Run::get_entry(ReadItem& item, const GetEntry& request, co
 }
 
 Result<Reply> Reader::Run::get_namespace(ReadItem& item, const GetNamespace& request, const NamespaceRow* ns) {
+    KV_CHECK(enter(item.operation.actor, ns));
     KV_CHECK(may(item.operation.actor, ns, Permission::namespace_read));
-    KV_CHECK(judge_intact(*ns));
     NamespaceReply reply;
     reply.ns = show_namespace(*ns);
-    reply.etag = namespace_etag(settings_.epoch, ns->version);
+    reply.etag = namespace_etag(settings_.epoch, *ns);
     reply.not_modified = matches_etag(request.if_none_match, reply.etag);
     item.audit.push_back(record(item, ns, ""));
     return Reply(std::move(reply));
@@ -310,7 +314,14 @@ Result<Reply> Reader::Run::run(ReadItem& item, const ListNamespaces& request) {
             range.after = NamespaceRange::After{row.application_id, row.name, row.id};
             // Purged ones wait for their end at the beginning of time: they cannot come back.
             const bool is_gone = row.deleted_at && *row.deleted_at == Time{};
-            if (!is_gone && Rights(actor, row).allows(Permission::namespace_read)) reply.items.push_back(show_namespace(row));
+            if (is_gone || !Rights(actor, row).allows(Permission::namespace_read)) continue;
+            if (!vault_.is_intact(row)) {
+                // Whose namespace it is, nobody knows then: it is left out, and that is on record.
+                item.audit.push_back(record(item, &row, ""));
+                mark_failed(item.audit.back(), tampered_namespace());
+                continue;
+            }
+            reply.items.push_back(show_namespace(row));
             if (reply.items.size() > limit) break;
         }
     }
@@ -353,8 +364,8 @@ Result<std::vector<Entry>> Reader::Run::open_page(ReadItem& item, const Namespac
 Result<Reply> Reader::Run::run(ReadItem& item, const ListEntries& request) {
     KV_TRY(const auto ns, find_namespace(request.ns));
     KV_TRY(const Time now, storage_.now());
+    KV_CHECK(enter(item.operation.actor, ns.get()));
     KV_TRY(EntryRange range, judge_list(item.operation.actor, request, ns.get(), now, page_limit(request.page)));
-    KV_CHECK(judge_intact(*ns));
     BytesWriter query;
     query.uuid(ns->id);
     query.string(request.prefix);
@@ -391,10 +402,10 @@ Result<Reply> Reader::Run::run(ReadItem& item, const ListVersions& request) {
     KV_TRY(const Found found, find_one({request.ns, request.key_path, {}}, Want{request.include_values, false}));
     ns_ = found.ns;
     KV_TRY(const Time now, storage_.now());
+    KV_CHECK(enter(item.operation.actor, found.ns.get()));
     KV_CHECK(judge_versions(item.operation.actor, request, found, now));
     const NamespaceRow& ns = *found.ns;
     const EntryRow& current = *found.entry;
-    KV_CHECK(judge_intact(ns));
     BytesWriter query;
     query.uuid(ns.id);
     query.string(request.key_path);
@@ -476,7 +487,6 @@ Result<Reply> Reader::Run::run(ReadItem& item, const ListVersions& request) {
 
 Result<void> Reader::Run::judge_keys(ReadItem& item, const BulkGet& request, const NamespaceRow* ns) {
     const Actor& actor = item.operation.actor;
-    KV_CHECK(may_touch(actor, ns));
     const Rights rights(actor, *ns);
     Error error = denied(Permission::entry_read);
     for (const std::string& key : request.keys) {
@@ -527,11 +537,11 @@ Result<void> Reader::Run::get_keys(ReadItem& item, const BulkGet& request, BulkG
 
 Result<Reply> Reader::Run::run(ReadItem& item, const BulkGet& request) {
     KV_TRY(const auto ns, find_namespace(request.ns));
+    KV_CHECK(enter(item.operation.actor, ns.get()));
     KV_CHECK(judge_keys(item, request, ns.get()));
-    KV_CHECK(judge_intact(*ns));
     KV_TRY(const Time now, storage_.now());
     BulkGetReply reply;
-    KV_CHECK(get_keys(item, request, reply, now));
+    KV_CHECK(get_keys(item, request, reply, time_in(*ns, now)));
     BytesWriter shown;
     for (const Entry& entry : reply.entries) write_item(shown, entry);
     for (const auto* keys : {&reply.missing, &reply.remaining}) {
@@ -558,10 +568,8 @@ Result<bool> Reader::Run::may_see(const Actor& actor, const AuditRecord& record)
             at->second = std::move(found.ns);
         }
         about.id = *record.namespace_id;
-        if (at->second) {
-            about.application_id = at->second->application_id;
-            about.name = at->second->name;
-        }
+        // The application is the recorded one: nobody can have changed that.
+        if (at->second) about.name = at->second->name;
     }
     const Rights rights(actor, about);
     return record.key_path.empty() ? rights.allows(Permission::audit_read)
@@ -574,6 +582,7 @@ Result<AuditRange> Reader::Run::audit_range(ReadItem& item, const ListAudit& req
         KV_TRY(const auto ns, find_namespace(*request.ns));
         // Also of a deleted namespace: what happened in it stays on record.
         if (!ns || !Rights(item.operation.actor, *ns).touches()) return namespace_not_found();
+        if (!vault_.is_intact(*ns)) return tampered_namespace();
         if (!Rights(item.operation.actor, *ns).allows_somewhere(Permission::audit_read)) return denied(Permission::audit_read);
         range.ns = ns->id;
     }
@@ -639,8 +648,8 @@ Result<void> Reader::Run::check_export(const EntryPage& page) const {
 Result<Reply> Reader::Run::run(ReadItem& item, const ExportEntries& request) {
     KV_TRY(const auto ns, find_namespace(request.ns));
     KV_TRY(const Time now, storage_.now());
+    KV_CHECK(enter(item.operation.actor, ns.get()));
     KV_TRY(EntryRange range, judge_export(item.operation.actor, request, ns.get(), now));
-    KV_CHECK(judge_intact(*ns));
     range.limit = limits_.export_keys_max + 1;
     range.bytes = limits_.export_bytes_max;
     EntryPage page;

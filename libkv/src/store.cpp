@@ -270,6 +270,7 @@ void Store::Impl::start_write(Operation operation, Ticket ticket, bool waits) {
 // An operation that is wrong in itself: recorded, then answered.
 void Store::Impl::refuse(Operation operation, Ticket ticket, Error error, bool waits) {
     auto now = storage_->now();
+    if (!check_actor(operation.actor)) operation.actor = {};  // what cannot be recorded
     auto item = std::make_unique<ReadItem>(std::move(operation), std::move(ticket));
     item->audit.push_back(failure_record(item->operation, error, now ? *now : Time{}, nullptr));
     item->reply = std::move(error);

@@ -148,17 +148,6 @@ Result<void> check_page(const Page& page, const Limits& limits) {
 
 // ---- who and where ----
 
-Result<void> check_actor(const Actor& actor) {
-    KV_CHECK(check_line("userId", actor.user_id, name_bytes_max));
-    KV_CHECK(check_line("credentialId", actor.credential_id, name_bytes_max));
-    KV_CHECK(check_line("applicationId", actor.application_id, name_bytes_max));
-    KV_CHECK(check_line("peer", actor.peer, name_bytes_max));
-    if (actor.request_id.size() > request_id_bytes_max) return too_long("requestId", request_id_bytes_max);
-    const bool is_visible = std::all_of(actor.request_id.begin(), actor.request_id.end(), [](char c) { return c > ' ' && c < 127; });
-    if (!is_visible) return invalid("requestId", "requestId holds other than visible ASCII characters");
-    return {};
-}
-
 // A name that no namespace can have is one that does not exist. This comes last: what is wrong with the rest of the
 // request is told first.
 Result<void> check_namespace(const NamespaceRef& ref) {
@@ -370,6 +359,17 @@ Result<void> check_key_path(std::string_view key_path) {
     if (last == "rotate" || last == "rollback" || last == "versions") {
         return invalid_key(key_path, "the last segment names an operation", Errc::reserved_key_segment);
     }
+    return {};
+}
+
+Result<void> check_actor(const Actor& actor) {
+    KV_CHECK(check_line("userId", actor.user_id, name_bytes_max));
+    KV_CHECK(check_line("credentialId", actor.credential_id, name_bytes_max));
+    KV_CHECK(check_line("applicationId", actor.application_id, name_bytes_max));
+    KV_CHECK(check_line("peer", actor.peer, name_bytes_max));
+    if (actor.request_id.size() > request_id_bytes_max) return too_long("requestId", request_id_bytes_max);
+    const bool is_visible = std::all_of(actor.request_id.begin(), actor.request_id.end(), [](char c) { return c > ' ' && c < 127; });
+    if (!is_visible) return invalid("requestId", "requestId holds other than visible ASCII characters");
     return {};
 }
 

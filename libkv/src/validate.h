@@ -18,6 +18,9 @@ Result<void> check_key_path(std::string_view key_path);
 // A list prefix: any valid UTF-8 up to the length of a key, without control characters. Errc::invalid_request, field "prefix".
 Result<void> check_prefix(std::string_view prefix);
 
+// Who asks: texts that can be recorded.
+Result<void> check_actor(const Actor& actor);
+
 // Everything about a request that can be judged without looking at stored rows: grammar, limits, ranges, duplicates
 // in a bulk, values that do not fit the type they ask for (values themselves are normalised later). The first fault is
 // returned; for an atomic bulk Errc::bulk_failed's sibling: code of the first offending item, with `items` naming each (key_path and

@@ -25,8 +25,8 @@ public:
     void judge_apply(Judge judge) { set([&] { judge_ = std::move(judge); }); }
     // Every find() inside a write that asks for this key fails.
     void fail_find_in_write(std::string key_path) { set([&] { poisoned_ = std::move(key_path); }); }
-    // Every question outside a write fails.
-    void fail_reads(std::optional<Errc> code) { set([&] { read_code_ = code; }); }
+    // Every question for data keys outside a write fails.
+    void fail_reads_of_keys(std::optional<Errc> code) { set([&] { keys_code_ = code; }); }
     // The body of every write runs twice, as after a lost race.
     void lose_races(bool all) { set([&] { loses_races_ = all; }); }
     void clear() {
@@ -35,7 +35,7 @@ public:
         fail_heads(0);
         judge_apply({});
         fail_find_in_write({});
-        fail_reads({});
+        fail_reads_of_keys({});
         lose_races(false);
     }
 
@@ -107,9 +107,9 @@ private:
         lock.unlock();
         return judge ? judge(changes) : std::nullopt;
     }
-    std::optional<Errc> read_code() {
+    std::optional<Errc> keys_code() {
         std::lock_guard lock(mutex_);
-        return read_code_;
+        return keys_code_;
     }
     bool is_poisoned(std::span<const EntryRef> refs) {
         std::lock_guard lock(mutex_);
@@ -133,7 +133,7 @@ private:
     int heads_count_ = 0;
     Judge judge_;
     std::string poisoned_;
-    std::optional<Errc> read_code_;
+    std::optional<Errc> keys_code_;
     bool loses_races_ = false;
     bool is_closed_ = false;
     int at_gate_ = 0;
@@ -166,15 +166,10 @@ public:
 
     Result<std::vector<Found>> find(std::span<const EntryRef> refs, Want want) override {
         faults_.pass_find();
-        if (const auto code = faults_.read_code()) return injected(*code);
         return inner_.find(refs, want);
     }
-    Result<EntryPage> scan_entries(const EntryRange& range) override {
-        if (const auto code = faults_.read_code()) return injected(*code);
-        return inner_.scan_entries(range);
-    }
     Result<std::vector<KeyRow>> get_keys(std::span<const KeyRef> refs) override {
-        if (const auto code = faults_.read_code()) return injected(*code);
+        if (const auto code = faults_.keys_code()) return injected(*code);
         return inner_.get_keys(refs);
     }
     Result<std::vector<AuditHead>> get_audit_heads(std::span<const StreamId> streams) override {

@@ -353,3 +353,528 @@ void check_every_case(Kind kind) {
 TEST_CASE("every write does to every key what the rules say, in a secret namespace") { check_every_case(Kind::secret); }
 TEST_CASE("every write does to every key what the rules say, in a plain namespace") { check_every_case(Kind::plain); }
 TEST_CASE("every write does to every key what the rules say, in a namespace without history") { check_every_case(Kind::no_history); }
+
+// ---- several operations on one key in one group ----
+
+TEST_CASE("two puts in one group are two versions") {
+    for (const Kind kind : {Kind::secret, Kind::plain}) {
+        Fixture kv(kind);
+        for (const auto& reply : kv.together({kv.put_request("k", "one"), kv.put_request("k", "two"), kv.put_request("k", "three")})) CHECK(reply);
+        CHECK(kv.rows() == "k v3 three\n  v2 UPDATE two\n  v1 CREATE one\n");
+        CHECK(kv.event_lines() == "created k v1 r1\nupdated k v2 r2\nupdated k v3 r3\n");
+        CHECK(kv.get("k", 2) == "two");
+    }
+    Fixture kv(Kind::no_history);
+    for (const auto& reply : kv.together({kv.put_request("k", "one"), kv.put_request("k", "two")})) CHECK(reply);
+    CHECK(kv.rows() == "k v2 two\n");
+}
+
+TEST_CASE("a patch in the middle of a group stays with its version") {
+    Fixture kv;
+    REQUIRE(kv.put("stored", "zero"));
+    kv.new_audit();
+    const auto replies = kv.together({kv.put_request("k", "one"), kv.patch_request("k", R"({"a":1})"), kv.put_request("k", "two"),
+                                      kv.patch_request("stored", R"({"b":2})"), kv.put_request("stored", "one"),
+                                      kv.patch_request("stored", R"({"c":3})"), kv.patch_request("stored", R"({"d":4})")});
+    for (const auto& reply : replies) CHECK(reply);
+    CHECK(kv.dump() == "k v2 two\n"
+                       "  v1 CREATE one {\"a\":1}\n"
+                       "stored v2 one {\"c\":3,\"d\":4}\n"
+                       "  v1 CREATE zero {\"b\":2}\n"
+                       "audit READ ok\n"
+                       "audit WRITE k v1 ok\n"
+                       "audit WRITE k v1 ok\n"
+                       "audit WRITE k v2 ok\n"
+                       "audit WRITE stored v1 ok\n"
+                       "audit WRITE stored v2 ok\n"
+                       "audit WRITE stored v2 ok\n"
+                       "audit WRITE stored v2 ok\n");
+    CHECK(kv.get("stored", 1) == "zero");
+}
+
+TEST_CASE("a key may be deleted and made again within one group") {
+    Fixture kv;
+    REQUIRE(kv.put("k", "zero"));
+    for (const auto& reply : kv.together({kv.put_request("k", "one"), kv.delete_request("k"), kv.put_request("k", "two")})) CHECK(reply);
+    CHECK(kv.rows() == "k v4 two\n  v3 DELETE\n  v2 UPDATE one\n  v1 CREATE zero\n");
+    const auto again = kv.together({kv.delete_request("k"), kv.delete_request("k")});
+    CHECK(code_of(again[0]) == "ok");
+    CHECK(code_of(again[1]) == "not-found");
+    CHECK(kv.rows().starts_with("k v5 deleted\n"));
+}
+
+TEST_CASE("a purge destroys what the same group put before it, and not what it puts after") {
+    Fixture kv;
+    REQUIRE(kv.put("k", "zero"));
+    for (const auto& reply : kv.together({kv.put_request("k", "one"), kv.delete_request("k", true), kv.put_request("k", "two"), kv.put_request("k", "three")})) {
+        CHECK(reply);
+    }
+    CHECK(kv.get("k") == "three");
+    CHECK(kv.get("k", 4) == "two");
+    CHECK(kv.get("k", 2) == "!not-found");
+    CHECK(kv.get("k", 1) == "!not-found");
+    const std::string rows = kv.rows();
+    CHECK(rows.find("zero") == std::string::npos);
+    CHECK(rows.find("one") == std::string::npos);
+    CHECK(kv.call(kv.rollback_request("k"))->entry.version == 6);
+    CHECK(kv.get("k") == "two");
+    CHECK(kv.call(kv.rollback_request("k", 2)) == Errc::not_found);
+}
+
+TEST_CASE("a rollback sees what the groups before it stored, and the rest of its group sees it") {
+    Fixture kv;
+    REQUIRE(kv.put("k", "one"));
+    const auto replies = kv.together({kv.put_request("k", "two"), kv.rollback_request("k"), kv.patch_request("k", R"({"a":1})"),
+                                      kv.put_request("k", "three"), kv.rollback_request("k"), kv.rollback_request("k", 1)});
+    for (const auto& reply : replies) CHECK(reply);
+    CHECK(kv.rows() == "k v6 one\n"
+                       "  v5 ROLLBACK one {\"a\":1}\n"
+                       "  v4 UPDATE three\n"
+                       "  v3 ROLLBACK one {\"a\":1}\n"
+                       "  v2 UPDATE two\n"
+                       "  v1 CREATE one\n");
+}
+
+TEST_CASE("of two writers who both expect the same version the second is refused, also in one group") {
+    Fixture kv;
+    REQUIRE(kv.put("k", "zero"));
+    Precondition first;
+    first.expected_version = 1;
+    const auto replies = kv.together({kv.put_request("k", "a", {}, first), kv.put_request("k", "b", {}, first), kv.delete_request("k", false, first)});
+    CHECK(code_of(replies[0]) == "ok");
+    CHECK(code_of(replies[1]) == "version-conflict");
+    CHECK(replies[1].error().current_version == 2);
+    CHECK(code_of(replies[2]) == "version-conflict");
+    CHECK(kv.rows() == "k v2 a\n  v1 CREATE zero\n");
+}
+
+TEST_CASE("a put over an expired entry ends it first, once, also when two come in one group") {
+    Fixture kv;
+    REQUIRE(kv.put("k", "old", Ttl::after(10)));
+    kv.clock.pass(10s);
+    kv.new_audit();
+    const auto replies = kv.together({kv.put_request("k", "new"), kv.put_request("k", "newer")});
+    CHECK(std::get<EntryReply>(*replies[0]).created);
+    CHECK_FALSE(std::get<EntryReply>(*replies[1]).created);
+    CHECK(kv.event_lines(1) == "expired k v2 r2\ncreated k v3 r3\nupdated k v4 r4\n");
+    CHECK(kv.new_audit() == "audit READ ok\naudit DELETE k v2 ok by system\naudit WRITE k v3 ok\naudit WRITE k v4 ok\n");
+    auto versions = kv.call(kv.versions_request("k"));
+    REQUIRE(versions);
+    CHECK(versions->items.size() == 2);  // what expired is not shown
+}
+
+// ---- bulk ----
+
+TEST_CASE("an atomic bulk is judged as a whole: first who may, then form, then state") {
+    Fixture kv;
+    REQUIRE(kv.put("a/stale", "v"));
+    Grant grant;
+    grant.permissions = {Permission::entry_write};
+    grant.keys = {*KeyPattern::parse("a/**")};
+    const Actor writer = Actor::with_grants("writer", {grant});
+    BulkSet set = kv.bulk_set_request({{"a/ok", "1"}, {"a/stale", "2"}, {"a/number", "x"}, {"a/rotate", "3"}, {"b/denied", "4"}});
+    set.entries[1].precondition.expected_version = 9;
+    set.entries[2].value.type = ValueType::number;
+    auto reply = kv.call_as(writer, set);
+    REQUIRE(reply == Errc::permission_denied);
+    REQUIRE(reply.error().items.size() == 1);
+    CHECK(reply.error().items[0].key_path == "b/denied");
+    set.entries.pop_back();
+    reply = kv.call_as(writer, set);
+    REQUIRE(reply == Errc::reserved_key_segment);
+    REQUIRE(reply.error().items.size() == 2);  // what is wrong with the value of another one, too
+    CHECK(reply.error().items[0].key_path == "a/rotate");
+    CHECK(reply.error().items[1].key_path == "a/number");
+    set.entries.pop_back();
+    reply = kv.call_as(writer, set);
+    REQUIRE(reply == Errc::invalid_request);
+    REQUIRE(reply.error().items.size() == 1);
+    CHECK(reply.error().items[0].code == Errc::invalid_value);
+    set.entries.pop_back();
+    reply = kv.call_as(writer, set);
+    REQUIRE(reply == Errc::bulk_failed);
+    REQUIRE(reply.error().items.size() == 1);
+    CHECK(reply.error().items[0].code == Errc::version_conflict);
+    CHECK(reply.error().items[0].current_version == 1);
+    CHECK(kv.rows() == "a/stale v1 v\n");
+    set.entries.pop_back();
+    CHECK(kv.call_as(writer, set)->results[0].status == BulkSetResult::Status::created);
+}
+
+TEST_CASE("the items of a bulk that is not atomic stand each on their own") {
+    Fixture kv;
+    REQUIRE(kv.put("a/old", "v"));
+    REQUIRE(kv.put("a/stale", "v"));
+    Grant grant;
+    grant.permissions = {Permission::entry_write, Permission::entry_delete};
+    grant.keys = {*KeyPattern::parse("a/**")};
+    const Actor writer = Actor::with_grants("writer", {grant});
+    BulkSet set = kv.bulk_set_request({{"a/new", "1"}, {"a/stale", "2"}, {"a/rotate", "3"}, {"b/denied", "4"}, {"a/old", "5"}}, false);
+    set.entries[1].precondition.expected_version = 9;
+    kv.new_audit();
+    auto reply = kv.call_as(writer, set);
+    REQUIRE(reply);
+    std::string out;
+    for (const BulkSetResult& result : reply->results) {
+        out += result.key_path + " " + (result.error ? std::string(code_name(result.error->code)) : "v" + std::to_string(result.version)) + "\n";
+    }
+    CHECK(out == "a/new v1\na/stale version-conflict\na/rotate reserved-key-segment\nb/denied permission-denied\na/old v2\n");
+    CHECK(kv.new_audit() == "audit WRITE a/new v1 ok\n"
+                            "audit WRITE a/stale version-conflict\n"
+                            "audit WRITE a/rotate reserved-key-segment\n"
+                            "audit WRITE b/denied permission-denied\n"
+                            "audit WRITE a/old v2 ok\n");
+    auto removed = kv.call_as(writer, kv.bulk_delete_request({"a/new", "a/none", "b/denied", "a/rotate"}, false));
+    REQUIRE(removed);
+    CHECK(removed->deleted == std::vector<std::string>{"a/new"});
+    CHECK(removed->missing == std::vector<std::string>{"a/none"});
+    REQUIRE(removed->failed.size() == 2);
+    CHECK(removed->failed[0].key_path == "b/denied");
+    CHECK(removed->failed[1].key_path == "a/rotate");
+}
+
+TEST_CASE("an atomic bulk delete removes all or, where one is denied, none") {
+    Fixture kv;
+    for (const char* key : {"a/1", "a/2", "b/1"}) REQUIRE(kv.put(key, "v"));
+    Grant grant;
+    grant.permissions = {Permission::entry_delete};
+    grant.keys = {*KeyPattern::parse("a/**")};
+    const Actor cleaner = Actor::with_grants("cleaner", {grant});
+    CHECK(kv.call_as(cleaner, kv.bulk_delete_request({"a/1", "b/1"})) == Errc::permission_denied);
+    CHECK(kv.get("a/1") == "v");
+    auto removed = kv.call_as(cleaner, kv.bulk_delete_request({"a/1", "a/2", "a/none"}));
+    REQUIRE(removed);
+    CHECK(removed->deleted.size() == 2);
+    CHECK(removed->missing == std::vector<std::string>{"a/none"});
+    CHECK(kv.call(kv.bulk_delete_request({"b/1", "b/1"})) == Errc::invalid_request);
+}
+
+TEST_CASE("destroying history needs the right to rotate, deleting does not") {
+    Fixture kv;
+    REQUIRE(kv.put("once", "v"));
+    REQUIRE(kv.put("twice", "v"));
+    REQUIRE(kv.put("twice", "w"));
+    Grant grant;
+    grant.permissions = {Permission::entry_delete};
+    const Actor cleaner = Actor::with_grants("cleaner", {grant});
+    CHECK(kv.call_as(cleaner, kv.delete_request("once", true)));
+    CHECK(kv.call_as(cleaner, kv.delete_request("twice", true)) == Errc::permission_denied);
+    CHECK(kv.call_as(cleaner, kv.bulk_delete_request({"twice"}, true, true)) == Errc::permission_denied);
+    CHECK(kv.call_as(cleaner, kv.delete_request("twice")));
+}
+
+// ---- rotate, rollback ----
+
+TEST_CASE("a rotation keeps type and metadata and begins the time to live anew") {
+    Fixture kv;
+    PutEntry put = kv.put_request("port", "", Ttl::after(100));
+    put.write.value = ValueInput::number("5432");
+    put.write.metadata = R"({"owner":"db"})";
+    REQUIRE(kv.call(put));
+    kv.clock.pass(60s);
+    auto rotated = kv.call(kv.rotate_request("port", "5433"));
+    REQUIRE(rotated);
+    CHECK(rotated->entry.value_type == ValueType::number);
+    CHECK(rotated->entry.metadata == R"({"owner":"db"})");
+    CHECK(rotated->entry.ttl_seconds == 100);
+    CHECK(rotated->entry.expires_at == kv.clock.now() + 100s);
+    CHECK_FALSE(rotated->entry.value);
+    auto misfit = kv.call(kv.rotate_request("port", "not a number"));
+    REQUIRE(misfit == Errc::invalid_value);
+    RotateEntry typed = kv.rotate_request("port", "1");
+    std::get<ValueInput>(typed.value).type = ValueType::string;
+    CHECK(kv.call(typed) == Errc::invalid_value);
+    CHECK(kv.call(kv.rotate_request("port", "5434", Ttl::never()))->entry.expires_at == std::nullopt);
+    CHECK(kv.get("port") == "5434");
+}
+
+TEST_CASE("a generated secret is as long and of such characters as was asked, and new each time") {
+    Fixture kv;
+    REQUIRE(kv.put("key", "v"));
+    std::vector<std::string> seen;
+    for (const std::uint32_t length : {16u, 32u, 1024u}) {
+        RotateEntry rotate = kv.rotate_request("key", "");
+        rotate.value = Generate{length, Generate::Alphabet::hex};
+        rotate.include_value = true;
+        auto reply = kv.call(rotate);
+        REQUIRE(reply);
+        const std::string value(reply->entry.value->reveal());
+        CHECK(value.size() == length);
+        CHECK(value.find_first_not_of("0123456789abcdef") == std::string::npos);
+        CHECK(kv.get("key") == value);
+        CHECK(std::find(seen.begin(), seen.end(), value.substr(0, 16)) == seen.end());
+        seen.push_back(value.substr(0, 16));
+    }
+    REQUIRE(kv.put("number", "1"));
+    PutEntry number = kv.put_request("number", "1");
+    number.write.value = ValueInput::number("1");
+    REQUIRE(kv.call(number));
+    RotateEntry rotate = kv.rotate_request("number", "");
+    rotate.value = Generate{};
+    CHECK(kv.call(rotate) == Errc::invalid_value);
+}
+
+TEST_CASE("a rollback restores value, type and metadata as a new version that names the old one") {
+    Fixture kv;
+    PutEntry first = kv.put_request("k", "", Ttl::after(100));
+    first.write.value = ValueInput::json(R"({"a": 1.50})");
+    first.write.metadata = R"({"m":1})";
+    first.write.comment = "the first";
+    REQUIRE(kv.call(first));
+    REQUIRE(kv.put("k", "text"));
+    RollbackEntry request = kv.rollback_request("k", 1);
+    request.comment = "back";
+    request.include_value = true;
+    auto reply = kv.call(request);
+    REQUIRE(reply);
+    CHECK(reply->entry.version == 3);
+    CHECK(reply->entry.value_type == ValueType::json);
+    CHECK(reply->entry.value->reveal() == R"({"a": 1.50})");
+    CHECK(reply->entry.metadata == R"({"m":1})");
+    CHECK_FALSE(reply->entry.expires_at);  // the entry's own time to live, not the old version's
+    const auto versions = kv.call(kv.versions_request("k")).value();
+    REQUIRE(versions.items.size() == 3);
+    CHECK(versions.items[0].reason == Reason::rollback);
+    CHECK(versions.items[0].rolled_back_from == 1);
+    CHECK(versions.items[0].comment == "back");
+    CHECK(versions.items[0].is_current);
+    CHECK(versions.items[2].comment == "the first");
+    CHECK(versions.items[2].value_type == ValueType::json);
+    CHECK_FALSE(versions.items[2].is_current);
+    // Again without a version: the value before the current one, which is "text".
+    CHECK(kv.call(kv.rollback_request("k"))->entry.version == 4);
+    CHECK(kv.get("k") == "text");
+}
+
+TEST_CASE("a rollback of a deleted key brings it back as new") {
+    Fixture kv;
+    REQUIRE(kv.put("k", "one"));
+    REQUIRE(kv.call(kv.delete_request("k")));
+    kv.clock.pass(10s);
+    CHECK(kv.call(kv.versions_request("k"))->items.size() == 2);
+    CHECK(kv.get("k", 1) == "one");
+    CHECK(kv.get("k", 2) == "!not-found");
+    CHECK(kv.call(kv.rollback_request("k", 2)) == Errc::not_found);
+    auto reply = kv.call(kv.rollback_request("k"));
+    REQUIRE(reply);
+    CHECK(reply->entry.version == 3);
+    CHECK(reply->entry.created_at == kv.clock.now());
+    CHECK(kv.get("k") == "one");
+    CHECK(kv.call(kv.rollback_request("k", 2)) == Errc::not_found);  // there was nothing at version 2
+    CHECK(kv.call(kv.rollback_request("k", 3)) == Errc::current_version);
+}
+
+// ---- history ----
+
+TEST_CASE("a history limit keeps the newest versions and no more") {
+    Fixture kv(Kind::plain);
+    UpdateNamespace update;
+    update.ns = kv.ns;
+    update.history_limit = std::optional<std::uint64_t>(3);
+    REQUIRE(kv.call(update));
+    for (int i = 1; i <= 6; ++i) REQUIRE(kv.put("k", std::to_string(i)));
+    CHECK(kv.rows() == "k v6 6\n  v5 UPDATE 5\n  v4 UPDATE 4\n");
+    CHECK(kv.call(kv.versions_request("k"))->items.size() == 3);
+    CHECK(kv.call(kv.rollback_request("k", 3)) == Errc::not_found);
+    CHECK(kv.call(kv.rollback_request("k", 4)));
+    CHECK(kv.rows() == "k v7 4\n  v6 UPDATE 6\n  v5 UPDATE 5\n");
+    update.history_limit = std::optional<std::uint64_t>(1);
+    REQUIRE(kv.call(update));
+    CHECK(kv.get("k", 6) == "!not-found");  // at once, though it is erased with the next write
+    CHECK(kv.put("k", "8"));
+    CHECK(kv.rows() == "k v8 8\n");
+}
+
+TEST_CASE("keeping fewer versions needs the right to delete entries") {
+    Fixture kv(Kind::plain);
+    Grant grant;
+    grant.permissions = {Permission::namespace_write};
+    const Actor keeper = Actor::with_grants("keeper", {grant});
+    const auto change = [&](std::optional<std::uint64_t> limit) {
+        UpdateNamespace update;
+        update.ns = kv.ns;
+        update.history_limit = limit;
+        return code_of(kv.call_as(keeper, update));
+    };
+    CHECK(change(30) == "ok");
+    CHECK(change(29) == "permission-denied");
+    CHECK(change({}) == "ok");
+    CHECK(change(1'000) == "permission-denied");
+    UpdateNamespace none;
+    none.ns = kv.ns;
+    none.keeps_history = false;
+    CHECK(kv.call_as(keeper, none) == Errc::permission_denied);
+    CHECK(kv.call(none));
+    CHECK(kv.call(kv.rollback_request("k")) == Errc::history_disabled);
+    UpdateNamespace secret;
+    secret.ns = kv.ns;
+    secret.is_secret = true;
+    CHECK(kv.call(secret) == Errc::history_required);
+}
+
+TEST_CASE("without history there is the current version alone") {
+    Fixture kv(Kind::no_history);
+    REQUIRE(kv.put("k", "one"));
+    REQUIRE(kv.put("k", "two"));
+    CHECK(kv.get("k", 1) == "!not-found");
+    CHECK(kv.get("k", 2) == "two");
+    CHECK(kv.call(kv.versions_request("k"))->items.size() == 1);
+    REQUIRE(kv.call(kv.delete_request("k")));
+    CHECK(kv.call(kv.versions_request("k")) == Errc::not_found);
+    CHECK(kv.call(kv.rotate_request("k", "x")) == Errc::history_disabled);
+}
+
+TEST_CASE("a history is paged to its end at every limit") {
+    Fixture kv;
+    for (int i = 1; i <= 9; ++i) REQUIRE(kv.put("k", std::to_string(i)));
+    REQUIRE(kv.call(kv.delete_request("k")));
+    for (const bool values : {true, false}) {
+        for (std::uint64_t limit = 1; limit < 12; ++limit) {
+            ListVersions request = kv.versions_request("k", values);
+            request.page.limit = limit;
+            std::uint64_t next_version = 10;
+            for (std::optional<std::string> next = ""; next;) {
+                request.page.cursor = *next;
+                auto page = kv.call(request);
+                REQUIRE(page);
+                CHECK(page->items.size() <= limit);
+                for (const Version& version : page->items) {
+                    CHECK(version.version == next_version--);
+                    CHECK(version.is_current == (version.version == 10));
+                    if (values && version.version < 10) CHECK(version.value->reveal() == std::to_string(version.version));
+                }
+                next = page->next_cursor;
+            }
+            CHECK(next_version == 0);
+        }
+    }
+}
+
+// ---- what a PUT may echo, times to live ----
+
+TEST_CASE("what a reply shows may be sent back, as long as it is still true") {
+    Fixture kv;
+    REQUIRE(kv.put("k", "one", Ttl::after(100)));
+    const Entry entry = kv.call(kv.get_request("k"))->entry;
+    const auto put_with = [&](const std::string& name, std::optional<std::string> text) {
+        PutEntry put = kv.put_request("k", "one", Ttl::after(100));
+        put.write.echoed = {{name, std::move(text)}};
+        return code_of(kv.call(put));
+    };
+    CHECK(put_with("id", entry.id.to_string()) == "ok");
+    CHECK(put_with("id", Uuid{}.to_string()) == "read-only-field");
+    CHECK(put_with("namespaceId", kv.ns.to_string()) == "ok");
+    CHECK(put_with("namespaceId", "app~ns") == "read-only-field");
+    CHECK(put_with("keyPath", "k") == "ok");
+    CHECK(put_with("keyPath", "other") == "read-only-field");
+    CHECK(put_with("createdAt", format_time(entry.created_at)) == "ok");
+    CHECK(put_with("createdAt", "2020-01-01T00:00:00Z") == "read-only-field");
+    CHECK(put_with("createdBy", "tester") == "ok");
+    CHECK(put_with("createdBy", {}) == "read-only-field");
+    CHECK(put_with("updatedBy", "somebody") == "read-only-field");
+    CHECK(put_with("expiresAt", format_time(kv.clock.now() + 100s)) == "ok");
+    CHECK(put_with("expiresAt", {}) == "read-only-field");
+    CHECK(put_with("revision", std::to_string(kv.entry_row("k")->revision)) == "ok");
+    CHECK(put_with("revision", "1") == "read-only-field");
+    CHECK(put_with("unheardOf", "1") == "read-only-field");
+    // A stale version is told before anything that changed with it.
+    PutEntry stale = kv.put_request("k", "one");
+    stale.write.precondition.expected_version = 1;
+    stale.write.echoed = {{"revision", "1"}};
+    CHECK(kv.call(stale) == Errc::version_conflict);
+    PutEntry fresh = kv.put_request("new", "one");
+    fresh.write.echoed = {{"id", {}}, {"createdAt", {}}};
+    CHECK(kv.call(fresh));
+}
+
+TEST_CASE("a time to live is the request's, else the namespace's, and counts from the write") {
+    Fixture kv;
+    UpdateNamespace update;
+    update.ns = kv.ns;
+    update.default_ttl_seconds = std::optional<std::int64_t>(60);
+    REQUIRE(kv.put("before", "v"));
+    REQUIRE(kv.call(update));
+    CHECK(kv.call(kv.get_request("before"))->entry.expires_at == std::nullopt);
+    CHECK(kv.put("k", "v")->entry.expires_at == kv.clock.now() + 60s);
+    CHECK(kv.put("k", "v", Ttl::after(5))->entry.expires_at == kv.clock.now() + 5s);
+    CHECK(kv.put("k", "v", Ttl::never())->entry.expires_at == std::nullopt);
+    CHECK(kv.call(kv.patch_request("k", {}, Ttl::after(7)))->entry.expires_at == kv.clock.now() + 7s);
+    CHECK(kv.call(kv.patch_request("k", R"({"a":1})"))->entry.expires_at == kv.clock.now() + 7s);
+    CHECK(kv.call(kv.patch_request("k", "null", Ttl::never()))->entry.metadata == "{}");
+    CHECK(kv.entry_row("k")->version == 3);
+}
+
+// ---- namespaces ----
+
+TEST_CASE("a namespace is created once, changed under its own version, and renamed where the new name may be written") {
+    Fixture kv;
+    CreateNamespace create;
+    create.application_id = "app";
+    create.name = "ns";
+    CHECK(kv.call(create) == Errc::namespace_exists);
+    create.name = "other";
+    auto other = kv.call(create);
+    REQUIRE(other);
+    CHECK(other->ns.version == 1);
+    CHECK(other->ns.history_limit == 20);
+    CHECK(kv.call(GetNamespace{kv.ns, {}})->ns.history_limit == std::nullopt);
+
+    UpdateNamespace update;
+    update.ns = other->ns.id;
+    update.description = std::optional<std::string>("text");
+    update.precondition.expected_version = 1;
+    auto updated = kv.call(update);
+    REQUIRE(updated);
+    CHECK(updated->ns.version == 2);
+    CHECK(updated->ns.revision == 0);
+    CHECK(kv.call(update) == Errc::version_conflict);
+    update.precondition = {};
+    update.description = std::optional<std::string>();
+    CHECK(kv.call(update)->ns.description == "");
+    update.application_id = "elsewhere";
+    CHECK(kv.call(update) == Errc::immutable);
+    update.application_id = "app";
+    update.name = "ns";
+    CHECK(kv.call(update) == Errc::namespace_exists);
+    update.name = "third";
+    CHECK(kv.call(update)->ns.name == "third");
+    CHECK(kv.call(GetNamespace{NamespaceName{"app", "other"}, {}}) == Errc::not_found);
+    CHECK(kv.call(GetNamespace{NamespaceName{"app", "third"}, {}}));
+
+    Grant grant;
+    grant.permissions = {Permission::namespace_write};
+    grant.namespaces = NamespaceName{"app", "third"};
+    const Actor bound = Actor::with_grants("bound", {grant});
+    update.name = "fourth";
+    CHECK(kv.call_as(bound, update) == Errc::permission_denied);
+    update.name = "third";
+    CHECK(kv.call_as(bound, update));
+    CreateNamespace by_bound;
+    by_bound.application_id = "app";
+    by_bound.name = "fifth";
+    CHECK(kv.call_as(bound, by_bound) == Errc::permission_denied);
+}
+
+TEST_CASE("a protected namespace is not deleted, and deleting one's entries for good needs that right") {
+    Fixture kv;
+    UpdateNamespace protect;
+    protect.ns = kv.ns;
+    protect.deletion_protection = true;
+    REQUIRE(kv.call(protect));
+    DeleteNamespace remove;
+    remove.ns = kv.ns;
+    CHECK(kv.call(remove) == Errc::deletion_protected);
+    remove.purge = true;
+    CHECK(kv.call(remove) == Errc::deletion_protected);
+    protect.deletion_protection = false;
+    REQUIRE(kv.call(protect));
+    Grant grant;
+    grant.permissions = {Permission::namespace_delete};
+    const Actor janitor = Actor::with_grants("janitor", {grant});
+    CHECK(kv.call_as(janitor, remove) == Errc::permission_denied);
+    remove.purge = false;
+    remove.precondition.expected_version = 1;
+    CHECK(kv.call_as(janitor, remove) == Errc::version_conflict);
+    remove.precondition.expected_version = 3;
+    CHECK(kv.call_as(janitor, remove));
+}
