@@ -7,7 +7,7 @@ import sys
 import unittest
 import urllib.parse
 
-from harness import Kvd
+from harness import BASE, Kvd
 
 NAMESPACE_MEMBERS = {
     "id", "name", "description", "applicationId", "isSecretNamespace", "defaultTtlSeconds", "keepsHistory", "historyLimit",
@@ -69,6 +69,26 @@ def element(token, *grants, user="alice", **more):
     return {"userId": user, "tokenSha256": hashlib.sha256(token.encode()).hexdigest(), "grants": list(grants), **more}
 
 
+class Document:
+    """What the API document says of routes: every answer is held against it."""
+
+    def __init__(self, document):
+        self.paths = []
+        for pattern, operations in document["paths"].items():
+            expression = re.escape(pattern).replace(r"\{key\}", ".*").replace(r"\{nsId\}", "[^/]*").replace(r"\{id\}", "[^/]*").replace(r"\{file\}", "[^/]*")
+            self.paths.append((pattern, re.compile(expression), operations))
+
+    def statuses(self, method, path):
+        """The statuses that the route may answer with; None where the document has no such route."""
+        path = path.split("?")[0]
+        found = [(pattern, operations) for pattern, expression, operations in self.paths if expression.fullmatch(path) and method.lower() in operations]
+        if not found:
+            return None
+        # Of two that fit, the one with the longer pattern says more: an operation on a key, not a key of that name.
+        operation = max(found, key=lambda one: len(one[0]))[1][method.lower()]
+        return set(operation["responses"])
+
+
 def on_every_storage(tests):
     """Runs the tests of a mixin on SQLite and in memory: two classes beside it."""
     module = sys.modules[tests.__module__]
@@ -90,6 +110,7 @@ class ApiTestCase(unittest.TestCase):
     def setUpClass(cls):
         cls.kvd = Kvd(*cls.flags, storage=cls.storage, tokens=cls.tokens, admin=cls.admin)
         cls.names_made = 0
+        cls.document = Document(cls.kvd.request("GET", "/openapi.json").json())
 
     @classmethod
     def tearDownClass(cls):
@@ -101,6 +122,7 @@ class ApiTestCase(unittest.TestCase):
         """A request; its answer is held against what every answer must be, and against what is given here."""
         answer = self.kvd.request(method, path, body, **options)
         self.check_common(method, answer, options.get("headers") or {})
+        self.check_documented(method, path, answer)
         what = f"{method} {path}: {answer}"
         if code is not None:
             self.assertEqual((answer.status, self.code_of(method, answer)), (STATUS_OF[code], code), what)
@@ -126,6 +148,13 @@ class ApiTestCase(unittest.TestCase):
             self.assertEqual(answer.body, b"")
         if answer.status >= 400:
             self.check_problem(method, answer)
+
+    def check_documented(self, method, path, answer):
+        if path.startswith(("/healthz", "/readyz", "/metrics")):
+            return
+        statuses = self.document.statuses(method, path if path.startswith(BASE) else BASE + path)
+        if statuses is not None:
+            self.assertIn(str(answer.status), statuses, f"{method} {path}: a status that the API document does not know: {answer}")
 
     def check_problem(self, method, answer):
         self.assertEqual(answer.headers["content-type"], "application/problem+json", answer)

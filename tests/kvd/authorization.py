@@ -242,6 +242,42 @@ class MoreThanOnePermission(ApiTestCase):
         self.call("DELETE", self.entry_path(ns, "k", "?purge=true"), token="kv-entry:delete", status=204)
 
 
+class OrderOfJudgement(ApiTestCase):
+    """401, then 400, then 404 or 403 by grant, then what the state says."""
+
+    tokens = [element("reader", grant("kv-entry:read", application="app")), element("writer", grant("kv-entry:write", application="app"))]
+
+    def test_what_is_wrong_with_a_request_is_told_before_what_its_caller_may(self):
+        ns = self.namespace()
+        self.put(ns, "k", 1)
+        one = self.entry_path(ns, "k")
+        for method, path, body, field in (("PUT", one, {"value": 1, "x": 1}, "x"), ("PUT", one, {"value": None}, "value"), ("PUT", one, {"value": "x", "valueType": "NUMBER"}, "value"),
+                                          ("PUT", one + "?x=1", {"value": 1}, "x"), ("PATCH", one, {"ttlSeconds": 0}, "ttlSeconds"), ("POST", one + "/rotate", {}, "value"),
+                                          ("POST", one + "/rollback", {"version": 0}, "version"), ("DELETE", one, {"expectedVersion": -1}, "expectedVersion"),
+                                          ("GET", f"/{ns['id']}/entries?limit=0", None, "limit"), ("POST", f"/{ns['id']}/bulk/set", {"entries": 1}, "entries"),
+                                          ("PUT", "/namespaces/" + ns["id"], {"historyLimit": 0}, "historyLimit"), ("POST", "/namespaces", {}, "name"), ("GET", "/audit?order=up", None, "order")):
+            with self.subTest(path=path, body=body):
+                self.call(method, path, body, token=None, code="unauthenticated")
+                self.call(method, path, body, token="reader", status=400, field=field)
+                self.call(method, path, body, status=400, field=field)
+
+    def test_what_a_caller_may_is_told_before_the_state(self):
+        ns = self.namespace()
+        self.put(ns, "k", 1)
+        off = self.namespace(keepsHistory=False)
+        self.put(off, "k", 1)
+        for method, path, body, headers, status in (("PUT", self.entry_path(ns, "k"), {"value": 1, "expectedVersion": 9}, None, 409), ("PUT", self.entry_path(ns, "k"), {"value": 1}, {"If-Match": '"x"'}, 412),
+                                                    ("PUT", self.entry_path(ns, "k"), {"value": 1, "id": UNKNOWN_ID}, None, 400), ("PATCH", self.entry_path(ns, "nothing"), {}, None, 404),
+                                                    ("DELETE", self.entry_path(ns, "nothing"), None, None, 404), ("DELETE", self.entry_path(ns, "k"), None, {"If-None-Match": "*"}, 412),
+                                                    ("POST", self.entry_path(off, "k", "/rotate"), {"value": 1}, None, 409), ("POST", self.entry_path(ns, "k", "/rollback"), {"version": 1}, None, 409),
+                                                    ("PUT", "/namespaces/" + ns["id"], {"applicationId": "x"}, None, 409), ("PUT", "/namespaces/" + ns["id"], {"version": 7}, None, 409)):
+            with self.subTest(method=method, path=path, body=body):
+                self.call(method, path, body, token="reader", headers=headers, code="permission-denied")
+                self.call(method, path, body, headers=headers, status=status)
+        self.call("GET", self.entry_path(ns, "nothing"), token="writer", code="permission-denied")
+        self.call("GET", self.entry_path(ns, "nothing"), token="reader", code="not-found")
+
+
 ENTRY_PERMISSIONS = ["kv-namespace:read", "kv-entry:read", "kv-entry:write", "kv-entry:delete", "kv-secret:rotate", "kv-audit:read"]
 
 
