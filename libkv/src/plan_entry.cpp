@@ -364,6 +364,11 @@ Result<Reply> plan_delete(Scene& scene, const DeleteEntry& request) {
 
 // The rotation's value in the type the entry has.
 Result<Value> rotated_value(const Scene& scene, const RotateEntry& request, const EntryRow& row) {
+    if (!is_known(row.value_type)) {
+        Error error{Errc::integrity, "The entry is of no known type: its row was changed outside the store."};
+        error.key_path = row.key_path;
+        return error;
+    }
     const std::size_t bytes_max = scene.context.limits->value_bytes_max;
     if (std::holds_alternative<Generate>(request.value)) {
         ValueInput input{ValueInput::Form::text, *scene.operation.generated, {}};

@@ -15,6 +15,13 @@ constexpr std::array<std::string_view, 5> action_names = {"READ", "WRITE", "DELE
 constexpr std::array<std::string_view, 7> event_names = {"created",     "updated", "rotated", "rolled_back",
                                                          "deleted", "expired", "touched"};
 
+// A row that was changed outside the store may hold a number without a name.
+template <class E, std::size_t N>
+std::string_view name_of(const std::array<std::string_view, N>& names, E value) {
+    const auto number = static_cast<std::size_t>(value);
+    return number >= 1 && number <= N ? names[number - 1] : "UNKNOWN";
+}
+
 // Enumerators that start at 1, by name.
 template <class E, std::size_t N>
 std::optional<E> parse_name(const std::array<std::string_view, N>& names, std::string_view text) {
@@ -68,13 +75,13 @@ std::optional<NamespaceRef> parse_namespace_ref(std::string_view text) {
     return NamespaceRef(NamespaceName{std::string(text.substr(0, tilde)), std::string(text.substr(tilde + 1))});
 }
 
-std::string_view to_string(ValueType type) noexcept { return value_type_names[static_cast<std::size_t>(type) - 1]; }
+std::string_view to_string(ValueType type) noexcept { return name_of(value_type_names, type); }
 std::optional<ValueType> parse_value_type(std::string_view text) noexcept {
     return parse_name<ValueType>(value_type_names, text);
 }
-std::string_view to_string(Reason reason) noexcept { return reason_names[static_cast<std::size_t>(reason) - 1]; }
-std::string_view to_string(EventKind kind) noexcept { return event_names[static_cast<std::size_t>(kind) - 1]; }
-std::string_view to_string(AuditAction action) noexcept { return action_names[static_cast<std::size_t>(action) - 1]; }
+std::string_view to_string(Reason reason) noexcept { return name_of(reason_names, reason); }
+std::string_view to_string(EventKind kind) noexcept { return name_of(event_names, kind); }
+std::string_view to_string(AuditAction action) noexcept { return name_of(action_names, action); }
 std::optional<AuditAction> parse_audit_action(std::string_view text) noexcept {
     return parse_name<AuditAction>(action_names, text);
 }

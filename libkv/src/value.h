@@ -7,6 +7,9 @@
 
 namespace kv {
 
+// False for a number that is no type: from a row that was changed outside the store.
+constexpr bool is_known(ValueType type) noexcept { return type >= ValueType::string && type <= ValueType::binary; }
+
 // Turns input into the canonical form of `type` (absent: the type the input asks for, else the one its form has), or
 // Errc::invalid_value with field "value" (or "valueType"). Never quotes the value. Errc::too_large with `limit` beyond
 // `value_bytes_max` (decoded bytes). Pure.

@@ -2,6 +2,7 @@
 
 #include "bytes.h"
 #include "seal.h"
+#include "value.h"
 
 namespace kv {
 namespace {
@@ -21,7 +22,8 @@ SealContext context_of(const VersionRow& row, std::string_view key_path, std::ui
 }
 
 // A plain value in a secret namespace is only right while its values are being sealed.
-Result<void> judge_generation(const NamespaceRow& ns, std::uint32_t generation, std::string_view key_path) {
+Result<void> judge_row(const NamespaceRow& ns, ValueType type, std::uint32_t generation, std::string_view key_path) {
+    if (!is_known(type)) return integrity("The value is of no known type.", key_path);
     if (generation == 0 && ns.is_secret && !ns.sealing) {
         return integrity("The value is not sealed, though its namespace is secret.", key_path);
     }
@@ -67,7 +69,7 @@ Result<void> Vault::seal(StorageReader& reader, NamespaceRow& ns, EntryRow& row,
 }
 
 Result<SecretBytes> Vault::open(StorageReader& reader, const NamespaceRow& ns, const EntryRow& row) const {
-    KV_CHECK(judge_generation(ns, row.key_generation, row.key_path));
+    KV_CHECK(judge_row(ns, row.value_type, row.key_generation, row.key_path));
     if (row.key_generation == 0) return SecretBytes(row.value);
     KV_TRY(auto key, key_for(reader, ns.id, row.key_generation));
     auto opened = open_value(*key, context_of(row, row.key_generation), row.value);
@@ -77,7 +79,7 @@ Result<SecretBytes> Vault::open(StorageReader& reader, const NamespaceRow& ns, c
 
 Result<SecretBytes> Vault::open(StorageReader& reader, const NamespaceRow& ns, std::string_view key_path,
                                 const VersionRow& row) const {
-    KV_CHECK(judge_generation(ns, row.key_generation, key_path));
+    KV_CHECK(judge_row(ns, row.value_type, row.key_generation, key_path));
     if (row.key_generation == 0) return SecretBytes(row.value);
     KV_TRY(auto key, key_for(reader, ns.id, row.key_generation));
     auto opened = open_value(*key, context_of(row, key_path, row.key_generation), row.value);

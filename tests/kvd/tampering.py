@@ -223,7 +223,7 @@ class Tampering(ApiTestCase):
         self.check_silent(self.call("GET", self.entry_path(self.other, c), code="integrity"))
 
     def test_rows_whose_columns_were_edited(self):
-        edits = [{"version": 2}, {"version": 0}, {"value_type": 5}, {"value_type": 2}, {"value_type": 3}, {"value_type": 4}, {"key_generation": 0}, {"key_generation": 2}, {"id": os.urandom(16)}]
+        edits = [{"version": 2}, {"version": 0}, {"value_type": 5}, {"value_type": 2}, {"value_type": 3}, {"value_type": 4}, {"value_type": 9}, {"key_generation": 0}, {"key_generation": 2}, {"id": os.urandom(16)}]
         values = self.fill(len(edits) + 1)
         *keys, sound = values
         with self.stopped() as database:
@@ -233,19 +233,6 @@ class Tampering(ApiTestCase):
             with self.subTest(edit=edit):
                 self.check_silent(self.call("GET", self.entry_path(self.ns, key), code="integrity"))
         self.check_broken(keys, {sound: values[sound]})
-
-    def test_a_value_type_that_is_none(self):
-        values = self.fill(2)
-        broken, sound = values
-        with self.stopped() as database:
-            self.update_entry(database, broken, value_type=9)
-        for method, path, body in (("GET", self.entry_path(self.ns, broken), None), ("GET", self.entry_path(self.ns, broken, "/versions?includeValues=true"), None),
-                                   ("GET", f"/{self.ns['id']}/entries?includeValues=true", None), ("POST", f"/{self.ns['id']}/bulk/get", {"keys": [broken]}), ("GET", f"/{self.ns['id']}/export", None)):
-            answer = self.kvd.request(method, path, body)
-            self.check_common(method, answer, {})
-            self.assertIn(answer.status, (200, 500))
-            self.check_silent(answer, [values[sound]])
-        self.assertEqual(self.value(self.ns, sound), values[sound])
 
     def test_entries_that_were_renamed_or_moved(self):
         values = self.fill(4)

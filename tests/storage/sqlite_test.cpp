@@ -318,14 +318,26 @@ TEST_CASE("a damaged page is an integrity error, not a crash") {
     CHECK((*storage)->get_meta());  // the rest still answers
 }
 
-TEST_CASE("a row that no writer of ours makes is an integrity error") {
+TEST_CASE("an id that no writer of ours makes is an integrity error") {
     Folder folder;
     CHECK(put(*folder.open(), {entry(1, "key", "value")}));
-    for (const char* damage : {"value_type = 6", "value_type = 0", "reason = -1", "id = x'00'"}) {
-        Shell(folder.database).run(std::string("update entries set ") + damage);
-        CHECK(value(*folder.open()) == "failed");
-        Shell(folder.database).run("update entries set value_type = 1, reason = 1, id = zeroblob(16)");
-        CHECK(value(*folder.open()) == "value");
+    Shell(folder.database).run("update entries set id = x'00'");
+    CHECK(value(*folder.open()) == "failed");
+}
+
+TEST_CASE("a number without a name spoils its own row alone") {
+    Folder folder;
+    CHECK(put(*folder.open(), {entry(1, "bad", "value"), entry(2, "key", "value")}));
+    for (const char* number : {"6", "0", "-1", "4294967297"}) {
+        Shell(folder.database).run(std::string("update entries set value_type = ") + number + ", reason = " + number + " where key_path = 'bad'");
+        auto storage = folder.open();
+        CHECK(value(*storage) == "value");
+        const EntryRef ref{ns(), "bad", {}};
+        const auto found = storage->find(std::span(&ref, 1), {});
+        REQUIRE(found);
+        REQUIRE(found->front().entry);
+        CHECK(to_string(found->front().entry->value_type) == "UNKNOWN");
+        CHECK(to_string(found->front().entry->reason) == "UNKNOWN");
     }
 }
 

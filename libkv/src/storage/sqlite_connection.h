@@ -154,9 +154,9 @@ private:
     template <class T>
         requires std::is_enum_v<T>
     void read_one(T& value) {
+        // A number without a name reads as zero, which spoils its own row alone: whoever opens it judges it.
         const std::int64_t number = next_integer();
-        if (number < 1 || number > last_of<T>) throw_malformed();
-        value = static_cast<T>(number);
+        value = static_cast<T>(number >= 1 && number <= last_of<T> ? number : 0);
     }
     void read_one(std::string& text) { text = next_text(); }
     void read_one(Time& time) { time = Time(Time::duration(next_integer())); }
