@@ -36,6 +36,14 @@ void harden_process() {
     std::signal(SIGPIPE, SIG_IGN);
 }
 
+// Every connection takes a descriptor, and the usual soft limit is for programs that use select().
+void raise_descriptor_limit() {
+    rlimit limit{};
+    if (getrlimit(RLIMIT_NOFILE, &limit) != 0) return;
+    limit.rlim_cur = limit.rlim_max;
+    setrlimit(RLIMIT_NOFILE, &limit);
+}
+
 SessionLimits session_limits(const Settings& settings) {
     SessionLimits limits;
     limits.framing.head_bytes_max = settings.header_bytes_max;
@@ -112,6 +120,7 @@ int serve(const Settings& settings, SecretVariables variables) {
     if (!secrets) return fail(exit_config, secrets.error().message);
     if (settings.check_config) return fail(exit_ok, "the configuration is good");
 
+    raise_descriptor_limit();
     Log log(settings.log_level, settings.log_format);
     warn_of_open_files(settings, key_file, log);
     Metrics metrics;

@@ -1,6 +1,8 @@
 """What kvd does with bytes: every way to frame a request wrongly is refused, and the next request is served."""
 
 import json
+import resource
+import subprocess
 import time
 import unittest
 
@@ -346,6 +348,9 @@ class Framing(KvdTestCase):
         def resident():
             with open(f"/proc/{self.kvd.process.pid}/statm", encoding="ascii") as file:
                 return int(file.read().split()[1]) * 4096
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        self.addCleanup(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))
         self.check_serves()
         before = resident()
         connections = []
@@ -451,9 +456,35 @@ class Caps(KvdTestCase):
             connection.socket.close()
 
 
+class Budget(KvdTestCase):
+    flags = ("--body-bytes-in-flight-max", "1MiB")
+
+    def test_bodies_under_way_have_a_limit_together(self):
+        self.kvd.request("POST", "/namespaces", {"name": "framing", "applicationId": "app"})
+        body = json.dumps({"value": "x" * 500_000})
+        held, refused = [], []
+        for _ in range(8):
+            connection = self.kvd.connect()
+            connection.send(put(self.kvd, f"Content-Length: {len(body)}", body=body[:200_000]))
+            connection.socket.settimeout(0.3)
+            try:
+                refused.append((connection, connection.answer()))
+            except TimeoutError:
+                held.append(connection)
+        self.assertGreater(len(held), 1)
+        self.assertGreater(len(refused), 1)
+        for connection, answer in refused:
+            self.assertEqual((answer.status, answer.code, answer.headers["connection"]), (503, "overloaded", "close"))
+            self.assertIn("retry-after", answer.headers)
+            connection.socket.close()
+        for connection in held:
+            connection.socket.close()
+        until(lambda: self.kvd.metrics()["kvd_body_bytes_in_flight"] == 0, "what was reserved is given back")
+        self.assertEqual(self.kvd.request("PUT", ENTRY, {"value": "y" * 300_000}).status, 201)
+
+
 class Descriptors(unittest.TestCase):
     def test_running_out_of_descriptors_is_survived(self):
-        import subprocess
         with Kvd() as kvd:
             subprocess.run(["prlimit", f"--pid={kvd.process.pid}", "--nofile=64:64"], check=True)
             connections = []

@@ -2,6 +2,7 @@
 
 #include <doctest/doctest.h>
 
+#include <random>
 #include <string>
 #include <vector>
 
@@ -313,4 +314,52 @@ TEST_CASE("an input buffer keeps what was not consumed, whatever its size") {
     }
     buffer.shrink();
     CHECK(buffer.empty());
+}
+
+namespace {
+
+// A few bytes replaced, removed or doubled, mostly by those that mean something.
+std::string mutated(std::string text, std::mt19937& random) {
+    const std::string telling("\r\n\0 \t:;,0aF\xff", 13);
+    for (std::size_t changes = random() % 4 + 1; changes > 0 && !text.empty(); --changes) {
+        const std::size_t at = random() % text.size();
+        const char byte = random() % 4 != 0 ? telling[random() % telling.size()] : static_cast<char>(random());
+        switch (random() % 4) {
+            case 0:
+                text.erase(at, 1);
+                break;
+            case 1:
+                text.insert(at, 1, byte);
+                break;
+            case 2:
+                text.insert(at, text.substr(at, random() % 20));
+                break;
+            default:
+                text[at] = byte;
+        }
+    }
+    return text;
+}
+
+}  // namespace
+
+TEST_CASE("whatever arrives, it is judged the same however it is cut") {
+    const unsigned seed = std::random_device()();
+    INFO("seed " << seed);
+    std::mt19937 random(seed);
+    const std::string head =
+        "PUT /a/b?c=d HTTP/1.1\r\nHost: a:1\r\nContent-Length: 12\r\nExpect: 100-continue\r\nX-A: b\r\n\r\n";
+    const std::string chunks = "3\r\nabc\r\n0A\r\n0123456789\r\n0\r\n\r\n";
+    for (int round = 0; round < 3000; ++round) {
+        const std::string request = mutated(head, random);
+        const std::string whole = judge(request, request.size() + 1);
+        const std::size_t step = random() % 9 + 1;
+        INFO(request);
+        CHECK(judge(request, step) == whole);
+
+        const std::string body = mutated(chunks, random);
+        INFO(body);
+        const std::string decoded = decode(body, {});
+        CHECK(decode(body, {random() % (body.size() + 1)}) == decoded);
+    }
 }
