@@ -71,4 +71,4 @@ step "tests"
 selection=()
 [[ $quick == no ]] || selection+=(--label-exclude slow)
 [[ -z $filter ]] || selection+=(--tests-regex "$filter")
-ctest --preset release --no-tests=error --timeout 600 "${selection[@]}"
+ctest --preset release --parallel "$jobs" --no-tests=error --timeout 600 "${selection[@]}"
