@@ -328,7 +328,7 @@ TEST_CASE("an id that no writer of ours makes is an integrity error") {
 TEST_CASE("a number without a name spoils its own row alone") {
     Folder folder;
     CHECK(put(*folder.open(), {entry(1, "bad", "value"), entry(2, "key", "value")}));
-    for (const char* number : {"6", "0", "-1", "4294967297"}) {
+    for (const char* number : {"7", "0", "-1", "4294967297"}) {
         Shell(folder.database).run(std::string("update entries set value_type = ") + number + ", reason = " + number + " where key_path = 'bad'");
         auto storage = folder.open();
         CHECK(value(*storage) == "value");
