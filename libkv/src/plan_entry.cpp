@@ -111,6 +111,7 @@ void advance(Overlay& overlay, NamespaceState& ns, EntryState& entry, Reason rea
     entry.is_changed = true;
     entry.has_value = true;
     entry.erase_to = std::max(entry.erase_to, forget_up_to(ns.row, row));
+    if (entry.erase_to + 1 >= row.version) entry.has_history = false;
     push_event(overlay, row, event_of(reason), now, author.user_id);
 }
 

@@ -51,6 +51,11 @@ public:
         set([&] { finds_allowed_ += count; });
         changed_.notify_all();
     }
+    // True once a find() is held.
+    bool wait_for_held_find() {
+        std::unique_lock lock(mutex_);
+        return changed_.wait_for(lock, std::chrono::seconds(30), [&] { return finds_held_ > 0; });
+    }
     // True once `count` writes stand at the door.
     bool wait_at_gate(int count) {
         std::unique_lock lock(mutex_);
@@ -81,8 +86,11 @@ private:
     }
     void pass_find() {
         std::unique_lock lock(mutex_);
+        ++finds_held_;
+        changed_.notify_all();
         changed_.wait(lock, [&] { return finds_allowed_ > 0; });
         --finds_allowed_;
+        --finds_held_;
     }
     std::optional<Errc> next_write() {
         std::lock_guard lock(mutex_);
@@ -138,6 +146,7 @@ private:
     bool is_closed_ = false;
     int at_gate_ = 0;
     int finds_allowed_ = 1'000'000'000;
+    int finds_held_ = 0;
 };
 
 inline Error injected(Errc code) { return Error{code, "a fault of the test", {}}; }

@@ -463,6 +463,17 @@ TEST_CASE("a put over an expired entry ends it first, once, also when two come i
     CHECK(versions->items.size() == 2);  // what expired is not shown
 }
 
+TEST_CASE("what a group archives and erases again is no history") {
+    Fixture kv(Kind::no_history);
+    REQUIRE(kv.put("k", "old", Ttl::after(10)));
+    kv.clock.pass(10s);
+    const auto replies = kv.together({kv.put_request("k", "new"), kv.delete_request("k"), kv.delete_request("k", true)});
+    CHECK(code_of(replies[0]) == "ok");
+    CHECK(code_of(replies[1]) == "ok");
+    CHECK(code_of(replies[2]) == "not-found");
+    CHECK(kv.rows() == "k v4 deleted\n");
+}
+
 // ---- bulk ----
 
 TEST_CASE("an atomic bulk is judged as a whole: first who may, then form, then state") {
