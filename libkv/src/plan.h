@@ -86,7 +86,9 @@ Entry show_entry(const EntryRow& row);
 Namespace show_namespace(const NamespaceRow& row);
 Version show_version(const VersionRow& row);
 Version show_current(const EntryRow& row);
-std::string entry_etag(std::string_view epoch, std::uint64_t revision);
+// "<epoch>-<revision>". The epoch is the store's, lengthened by a part of the namespace's id: another namespace that
+// takes over the name counts its revisions anew, and an ETag must never mean two things.
+std::string entry_etag(std::string_view epoch, const NamespaceId& ns, std::uint64_t revision);
 // Names everything a namespace shows. Locking looks at the version alone: what goes on in a namespace is no change of it.
 std::string namespace_etag(std::string_view epoch, const NamespaceRow& row);
 bool locks_namespace(const std::vector<std::string>& etags, std::string_view epoch, const NamespaceRow& row);

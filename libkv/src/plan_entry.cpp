@@ -135,11 +135,11 @@ Error not_found(std::string_view key_path) {
 }
 
 // Optimistic locking. `version` is 0 where nothing is live.
-Result<void> check_precondition(const Precondition& precondition, std::uint64_t version, std::uint64_t revision,
-                                std::string_view epoch, std::string_view key_path) {
+Result<void> check_precondition(const Precondition& precondition, std::uint64_t version, const EntryRow& row,
+                                std::string_view epoch) {
     const auto refuse = [&](Errc code, const char* message) {
         Error error{code, message};
-        error.key_path = key_path;
+        error.key_path = row.key_path;
         error.current_version = version;
         return error;
     };
@@ -151,7 +151,7 @@ Result<void> check_precondition(const Precondition& precondition, std::uint64_t 
     }
     if (precondition.if_match_any && version == 0) return refuse(Errc::precondition_failed, "The entry does not exist.");
     if (precondition.if_match &&
-        (version == 0 || !matches_etag(*precondition.if_match, entry_etag(epoch, revision)))) {
+        (version == 0 || !matches_etag(*precondition.if_match, entry_etag(epoch, row.ns, row.revision)))) {
         return refuse(Errc::precondition_failed, "The entry has changed: its ETag is another one.");
     }
     return {};
@@ -159,8 +159,7 @@ Result<void> check_precondition(const Precondition& precondition, std::uint64_t 
 
 Result<void> check_precondition(const Scene& scene, const EntryState& entry, const Precondition& precondition) {
     const bool live = is_live(entry, scene.now());
-    return check_precondition(precondition, live ? entry.row.version : 0, live ? entry.row.revision : 0,
-                              scene.context.epoch, entry.row.key_path);
+    return check_precondition(precondition, live ? entry.row.version : 0, entry.row, scene.context.epoch);
 }
 
 bool same_time(const std::string& text, Time time) {
@@ -256,7 +255,7 @@ EntryReply reply_for(Scene& scene, const EntryRow& row, bool created, const Secr
     EntryReply reply;
     reply.entry = show_entry(row);
     reply.created = created;
-    reply.etag = entry_etag(scene.context.epoch, row.revision);
+    reply.etag = entry_etag(scene.context.epoch, row.ns, row.revision);
     if (shown_value != nullptr) {
         reply.entry.value = *shown_value;
         record_shown_value(scene, row);

@@ -1,6 +1,7 @@
 #include <algorithm>
 
 #include "plan_parts.h"
+#include "text.h"
 
 namespace kv {
 
@@ -165,16 +166,27 @@ Version show_current(const EntryRow& row) {
     return version;
 }
 
-std::string entry_etag(std::string_view epoch, std::uint64_t revision) {
-    return std::string(epoch) + '-' + std::to_string(revision);
+namespace {
+
+std::string namespace_epoch(std::string_view epoch, const NamespaceId& ns) {
+    constexpr std::size_t id_bytes = 6;  // of the random end of a version 7 UUID
+    const auto* end = reinterpret_cast<const char*>(ns.bytes.data() + ns.bytes.size());
+    return std::string(epoch) + hex_encode({end - id_bytes, id_bytes});
+}
+
+}  // namespace
+
+std::string entry_etag(std::string_view epoch, const NamespaceId& ns, std::uint64_t revision) {
+    return namespace_epoch(epoch, ns) + '-' + std::to_string(revision);
 }
 
 std::string namespace_etag(std::string_view epoch, const NamespaceRow& row) {
-    return std::string(epoch) + "-n" + std::to_string(row.version) + '.' + std::to_string(row.revision) + (row.sealing ? "s" : "");
+    return namespace_epoch(epoch, row.id) + "-n" + std::to_string(row.version) + '.' + std::to_string(row.revision) +
+           (row.sealing ? "s" : "");
 }
 
 bool locks_namespace(const std::vector<std::string>& etags, std::string_view epoch, const NamespaceRow& row) {
-    const std::string version = std::string(epoch) + "-n" + std::to_string(row.version) + '.';
+    const std::string version = namespace_epoch(epoch, row.id) + "-n" + std::to_string(row.version) + '.';
     return std::any_of(etags.begin(), etags.end(),
                        [&](const std::string& etag) { return etag == "*" || etag.starts_with(version); });
 }

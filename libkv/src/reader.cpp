@@ -183,7 +183,7 @@ Result<Reply> Reader::Run::get_entry(ReadItem& item, const GetEntry& request, co
         reply.entry.updated_at = row.changed_at;
         reply.entry.updated_by = row.changed_by;
     }
-    reply.etag = entry_etag(settings_.epoch, reply.entry.revision);
+    reply.etag = entry_etag(settings_.epoch, ns.id, reply.entry.revision);
     reply.not_modified = matches_etag(request.if_none_match, reply.etag);
     if (!reply.not_modified) {
         KV_TRY(reply.entry.value, shown.archived != nullptr

@@ -67,15 +67,16 @@ struct Before {
 
 Precondition make_precondition(Asked asked, const Before& before, const std::string& epoch) {
     const std::uint64_t revision = before.row ? before.row->revision : 0;
+    const NamespaceId ns = before.row ? before.row->ns : NamespaceId{};
     Precondition out;
     switch (asked) {
         case Asked::nothing: break;
         case Asked::version_right: out.expected_version = before.is_live() || before.state == State::deleted ? before.version() : 0; break;
         case Asked::version_wrong: out.expected_version = before.version() + 7; break;
         case Asked::version_zero: out.expected_version = 0; break;
-        case Asked::etag_right: out.if_match = std::vector<std::string>{entry_etag(epoch, revision)}; break;
-        case Asked::etag_among: out.if_match = std::vector<std::string>{entry_etag(epoch, revision + 9), entry_etag(epoch, revision)}; break;
-        case Asked::etag_stale: out.if_match = std::vector<std::string>{entry_etag(epoch, revision + 9), entry_etag("0000", revision)}; break;
+        case Asked::etag_right: out.if_match = std::vector<std::string>{entry_etag(epoch, ns, revision)}; break;
+        case Asked::etag_among: out.if_match = std::vector<std::string>{entry_etag(epoch, ns, revision + 9), entry_etag(epoch, ns, revision)}; break;
+        case Asked::etag_stale: out.if_match = std::vector<std::string>{entry_etag(epoch, ns, revision + 9), entry_etag("0000", ns, revision)}; break;
         case Asked::match_any: out.if_match_any = true; break;
         case Asked::none_match_any: out.if_none_match_any = true; break;
     }

@@ -845,3 +845,23 @@ TEST_CASE("a wrong master key is told, and nothing is written") {
     kv.open();
     CHECK(kv.get("k") == "v");
 }
+
+TEST_CASE("a namespace that takes over a name takes over no ETag") {
+    Fixture kv;
+    const auto first = kv.call(PutEntry{.ns = kv.ns, .write = {.key_path = "a", .value = ValueInput::text("one")}});
+    REQUIRE(first);
+    const auto described = kv.call(GetNamespace{kv.ns, {}});
+    REQUIRE(described);
+    REQUIRE(kv.call(DeleteNamespace{.ns = kv.ns}));
+    CreateNamespace create;
+    create.name = described->ns.name;
+    create.application_id = described->ns.application_id;
+    create.is_secret = described->ns.is_secret;
+    const auto created = kv.call(create);
+    REQUIRE(created);
+    CHECK(created->etag != described->etag);
+    const auto second = kv.call(PutEntry{.ns = NamespaceRef(created->ns.id), .write = {.key_path = "a", .value = ValueInput::text("two")}});
+    REQUIRE(second);
+    CHECK(second->entry.revision == first->entry.revision);
+    CHECK(second->etag != first->etag);
+}
