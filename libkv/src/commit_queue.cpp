@@ -14,12 +14,7 @@ constexpr std::chrono::milliseconds quiet_before_idle{1000};  // without a group
 constexpr std::size_t unclosed_heads_named_max = 100;
 
 AuditRecord system_record(std::string_view operation, Time now) {
-    static const Actor system = [] {
-        Actor actor;
-        actor.user_id = "system";
-        return actor;
-    }();
-    return make_record(system, {AuditAction::write, operation, {}}, now, nullptr);
+    return make_record(system_actor(), {AuditAction::write, operation, {}}, now, nullptr);
 }
 
 std::string_view bytes_of(const Mac& mac) { return {reinterpret_cast<const char*>(mac.data()), mac.size()}; }
@@ -30,6 +25,11 @@ bool is_worth_halving(const Error& error) {
 }
 
 }  // namespace
+
+void count_group_size(GroupSizes& sizes, std::size_t operations) {
+    const std::size_t bucket = operations <= 1 ? 0 : static_cast<std::size_t>(std::bit_width(operations - 1));
+    ++sizes[std::min(bucket, sizes.size() - 1)];
+}
 
 CommitQueue::CommitQueue(Storage& storage, const Vault& vault, Settings settings)
     : storage_(storage), vault_(vault), settings_(std::move(settings)) {
@@ -243,10 +243,9 @@ Result<void> CommitQueue::apply(StorageWriter& storage) {
 }
 
 void CommitQueue::count_group(std::size_t operations, std::chrono::steady_clock::duration took) {
-    const std::size_t bucket = operations <= 1 ? 0 : static_cast<std::size_t>(std::bit_width(operations - 1));
     std::lock_guard lock(mutex_);
     ++stats_.groups;
-    ++stats_.group_sizes[std::min(bucket, stats_.group_sizes.size() - 1)];
+    count_group_size(stats_.group_sizes, operations);
     stats_.operations += operations;
     stats_.microseconds += static_cast<std::uint64_t>(std::chrono::duration_cast<std::chrono::microseconds>(took).count());
 }

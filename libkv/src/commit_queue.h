@@ -14,11 +14,16 @@
 #include "audit.h"
 #include "kv/options.h"
 #include "kv/storage.h"
+#include "kv/store.h"
 #include "overlay.h"
 #include "plan.h"
 #include "vault.h"
 
 namespace kv {
+
+// How many groups carried how many operations, as StoreStats tells it.
+using GroupSizes = std::array<std::uint64_t, StoreStats::group_buckets>;
+void count_group_size(GroupSizes& sizes, std::size_t operations);
 
 // What the items of a group work on, inside the group's transaction.
 struct GroupContext {
@@ -83,7 +88,7 @@ public:
     Result<void> last_failure() const;
 
     struct Stats {
-        std::array<std::uint64_t, 11> group_sizes{};
+        GroupSizes group_sizes{};
         std::uint64_t groups = 0;
         std::uint64_t operations = 0;
         std::uint64_t microseconds = 0;

@@ -8,15 +8,6 @@ namespace {
 constexpr std::size_t batch_rows = 512;
 constexpr std::size_t batch_bytes = 1u << 20;
 
-const Actor& system_actor() {
-    static const Actor actor = [] {
-        Actor system;
-        system.user_id = "system";
-        return system;
-    }();
-    return actor;
-}
-
 // One batch on its way through the commit queue.
 class StepItem final : public GroupItem {
 public:

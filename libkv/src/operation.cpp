@@ -75,6 +75,15 @@ std::size_t request_bytes(const Request& request) {
                             request);
 }
 
+const Actor& system_actor() {
+    static const Actor actor = [] {
+        Actor system;
+        system.user_id = "system";
+        return system;
+    }();
+    return actor;
+}
+
 AuditRecord make_record(const Actor& actor, const Description& what, Time now, const NamespaceRow* ns) {
     AuditRecord record;
     record.timestamp = now;

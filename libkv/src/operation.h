@@ -36,6 +36,9 @@ bool is_write(const Request& request);
 // Roughly the memory a request holds on to.
 std::size_t request_bytes(const Request& request);
 
+// Who changes things when nobody asked: expiry, maintenance, the audit log's own rows.
+const Actor& system_actor();
+
 // A row of the audit log for `operation`; stream and sequence come when it is chained.
 AuditRecord make_record(const Actor& actor, const Description& what, Time now, const NamespaceRow* ns);
 

@@ -609,11 +609,7 @@ Result<Reply> dispatch(Scene& scene) {
 
 void plan_expiry(NamespaceState& ns, EntryState& entry, const PlanContext& context, std::vector<AuditRecord>& audit,
                  Overlay& overlay) {
-    static const Actor system = [] {
-        Actor actor;
-        actor.user_id = "system";
-        return actor;
-    }();
+    const Actor& system = system_actor();
     advance(overlay, ns, entry, Reason::expiry, context.now, {system.user_id, ""});
     EntryRow& row = entry.row;
     become_tombstone(row);

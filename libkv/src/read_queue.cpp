@@ -1,7 +1,6 @@
 #include "read_queue.h"
 
 #include <algorithm>
-#include <bit>
 
 namespace kv {
 namespace {
@@ -121,11 +120,10 @@ void ReadQueue::run_batch(Batch batch, bool caller_waits) {
     const std::size_t size = batch.size();
     reader_.run(batch);
     {
-        const std::size_t bucket = size <= 1 ? 0 : static_cast<std::size_t>(std::bit_width(size - 1));
         std::lock_guard lock(mutex_);
         ++stats_.groups;
         stats_.reads += size;
-        ++stats_.group_sizes[std::min(bucket, stats_.group_sizes.size() - 1)];
+        count_group_size(stats_.group_sizes, size);
     }
     record(std::move(batch), caller_waits);
 }

@@ -71,7 +71,7 @@ public:
     void stop();
 
     struct Stats {
-        std::array<std::uint64_t, 11> group_sizes{};
+        GroupSizes group_sizes{};
         std::uint64_t groups = 0;
         std::uint64_t reads = 0;
     };
