@@ -393,7 +393,7 @@ inline std::string audit_fault(Storage& storage, const crypto::Keyring& keys) {
             const AuditRecord& r = row.record;
             if (r.sequence != ++sequence) return "a gap at " + std::to_string(sequence);
             BytesWriter out;
-            out.u8(1);
+            out.u8(r.revision ? 2 : 1);
             out.uuid(r.stream);
             out.u64(r.sequence);
             out.time(r.timestamp);
@@ -408,6 +408,7 @@ inline std::string audit_fault(Storage& storage, const crypto::Keyring& keys) {
             out.string(r.reason);
             out.optional(r.version, [&](std::uint64_t version) { out.u64(version); });
             out.u64(r.count);
+            if (r.revision) out.u64(*r.revision);
             mac = crypto::blake2b_keyed(key, {{reinterpret_cast<const char*>(mac.data()), mac.size()}, out.str()});
             if (mac != row.mac) return "a wrong mac at " + std::to_string(sequence);
         }
@@ -415,7 +416,10 @@ inline std::string audit_fault(Storage& storage, const crypto::Keyring& keys) {
         if (heads.size() != 1) return "a stream without a head";
         if (heads[0].sequence != sequence || heads[0].mac != mac) return "the head is elsewhere";
         if (rows.front().record.operation != "audit.open") return "a stream that does not begin with its opening";
-        if (heads[0].closed != (rows.back().record.operation == "audit.close")) return "closed in one place only";
+        const bool ends_in_close = rows.back().record.operation == "audit.close";
+        if (heads[0].state != HeadState::witnessed && (heads[0].state == HeadState::closed) != ends_in_close) {
+            return "closed in one place only";
+        }
     }
     return "";
 }

@@ -1,16 +1,21 @@
 #include "audit.h"
 
+#include <algorithm>
+
 #include "kv/secret.h"
+#include "text.h"
 
 namespace kv {
 namespace {
 
+// The second format has the revision, which rows made before it was recorded lack.
 constexpr std::uint8_t canonical_format = 1;
+constexpr std::uint8_t canonical_format_with_revision = 2;
 
 }  // namespace
 
 void write_canonical(const AuditRecord& record, BytesWriter& out) {
-    out.u8(canonical_format);
+    out.u8(record.revision ? canonical_format_with_revision : canonical_format);
     out.uuid(record.stream);
     out.u64(record.sequence);
     out.time(record.timestamp);
@@ -28,6 +33,31 @@ void write_canonical(const AuditRecord& record, BytesWriter& out) {
     out.string(record.reason);
     out.optional(record.version, [&](std::uint64_t version) { out.u64(version); });
     out.u64(record.count);
+    if (record.revision) out.u64(*record.revision);
+}
+
+AuditRecord make_head_record(std::string_view operation, const AuditHead& head, Time now) {
+    AuditRecord record = make_record(system_actor(), {AuditAction::write, operation, {}}, now, nullptr);
+    record.request_id = head.stream.to_string();
+    record.version = head.sequence;
+    record.credential_id = hex_encode({reinterpret_cast<const char*>(head.mac.data()), head.mac.size()});
+    return record;
+}
+
+std::optional<AuditHead> read_head_record(const AuditRecord& record) {
+    const bool is_one = record.operation == audit_closed || record.operation == audit_unclosed || record.operation == audit_checkpoint;
+    if (!is_one || record.user_id != system_actor().user_id || !record.success || !record.version) {
+        return std::nullopt;
+    }
+    const auto stream = Uuid::parse(record.request_id);
+    const auto mac = hex_decode(record.credential_id);
+    AuditHead head;
+    if (!stream || !mac || mac->size() != head.mac.size()) return std::nullopt;
+    const std::string_view bytes = mac->reveal();
+    head.stream = *stream;
+    head.sequence = *record.version;
+    std::copy(bytes.begin(), bytes.end(), head.mac.begin());
+    return head;
 }
 
 Mac audit_mac(const crypto::Key& stream_key, const Mac& previous, const AuditRecord& record) {

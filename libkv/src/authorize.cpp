@@ -93,6 +93,14 @@ std::vector<KeyRange> Rights::ranges(Permission permission) const {
     return merge(std::move(ranges));
 }
 
+bool is_admin(const Actor& actor) {
+    if (actor.is_trusted) return true;
+    return actor.grants && std::any_of(actor.grants->begin(), actor.grants->end(), [](const Grant& grant) {
+               return grant.permissions.contains(Permission::admin) && grant.application_id == "*" &&
+                      std::holds_alternative<Grant::AnyNamespace>(grant.namespaces) && has_all_keys(grant);
+           });
+}
+
 bool holds_anywhere(const Actor& actor, Permission permission) {
     if (actor.is_trusted) return true;
     return actor.grants && std::any_of(actor.grants->begin(), actor.grants->end(), [&](const Grant& grant) {

@@ -28,6 +28,8 @@ private:
 };
 
 // For collections: is the permission held in any namespace?
+// Whether kv-admin is granted on every namespace of every application.
+bool is_admin(const Actor& actor);
 bool holds_anywhere(const Actor& actor, Permission permission);
 
 // The first string above every one that begins with `prefix`; empty if there is none.

@@ -4,20 +4,13 @@
 #include <bit>
 
 #include "crypto/random.h"
-#include "text.h"
 
 namespace kv {
 namespace {
 
 constexpr std::chrono::milliseconds unknown_retry{50};
 constexpr std::chrono::milliseconds quiet_before_idle{1000};  // without a group, before the storage tidies up
-constexpr std::size_t unclosed_heads_named_max = 100;
-
-AuditRecord system_record(std::string_view operation, Time now) {
-    return make_record(system_actor(), {AuditAction::write, operation, {}}, now, nullptr);
-}
-
-std::string_view bytes_of(const Mac& mac) { return {reinterpret_cast<const char*>(mac.data()), mac.size()}; }
+constexpr std::size_t heads_named_max = 100;
 
 // Errors that one operation of the group may have caused.
 bool is_worth_halving(const Error& error) {
@@ -185,6 +178,7 @@ Result<void> CommitQueue::write_once(std::span<std::unique_ptr<GroupItem>> items
 Result<void> CommitQueue::plan_group(StorageWriter& storage, std::span<std::unique_ptr<GroupItem>> items) {
     overlay_.clear();
     audit_.clear();
+    witnessed_.clear();
     last_rows_ = 0;
     KV_CHECK(load(storage, items));
     KV_TRY(const Time now, storage.now());
@@ -234,6 +228,7 @@ Result<void> CommitQueue::apply(StorageWriter& storage) {
     if (!audit_.empty()) {
         AuditChain::Link link = chain_->extend(std::move(audit_));
         changes.audit = std::move(link.rows);
+        changes.heads.insert(changes.heads.end(), witnessed_.begin(), witnessed_.end());
         changes.heads.push_back(link.head);
         last_change_ = link.head;
         last_rows_ = changes.audit.size();
@@ -276,16 +271,18 @@ void CommitQueue::start_stream() {
     secure_wipe(key.data(), key.size());
 }
 
-// The first rows of a stream name the heads of streams that nobody closed, so that those cannot be cut later.
+// The first rows of a stream name the heads that no stream named yet, so that those cannot be cut or removed later. A
+// stream that nobody closed may still be written where other processes share the storage: then the next one names it again.
 Result<void> CommitQueue::open_stream(StorageReader& storage, Time now) {
-    audit_.push_back(system_record("audit.open", now));
-    KV_TRY(auto heads, storage.open_audit_heads(unclosed_heads_named_max));
+    audit_.push_back(make_record(system_actor(), {AuditAction::write, audit_open, {}}, now, nullptr));
+    KV_TRY(auto heads, storage.unwitnessed_audit_heads(heads_named_max));
     for (const AuditHead& head : heads) {
-        AuditRecord record = system_record("audit.unclosed", now);
-        record.request_id = head.stream.to_string();
-        record.version = head.sequence;
-        record.credential_id = hex_encode(bytes_of(head.mac));
-        audit_.push_back(std::move(record));
+        const bool is_closed = head.state == HeadState::closed;
+        audit_.push_back(make_head_record(is_closed ? audit_closed : audit_unclosed, head, now));
+        if (!is_closed && storage_.is_shared()) continue;
+        HeadChange change{head, head};
+        change.after.state = HeadState::witnessed;
+        witnessed_.push_back(change);
     }
     return {};
 }
@@ -301,7 +298,7 @@ Result<void> CommitQueue::resolve_unknown() {
     while (last_rows_ > 0 && std::chrono::steady_clock::now() < deadline) {
         auto heads = storage_.get_audit_heads(std::span(&stream, 1));
         if (heads) {
-            const AuditHead found = heads->empty() ? AuditHead{stream, 0, {}, false} : heads->front();
+            const AuditHead found = heads->empty() ? AuditHead{stream, 0, {}, HeadState::open} : heads->front();
             if (found.sequence == last_change_.after.sequence && found.mac == last_change_.after.mac) return {};
             if (found.sequence == last_change_.before.sequence) {
                 return Error{Errc::unavailable, "The storage failed while committing; nothing was changed."};
@@ -320,9 +317,9 @@ void CommitQueue::close_stream() {
     const auto closed = storage_.write([&](StorageWriter& storage) -> Result<void> {
         KV_TRY(const Time now, storage.now());
         std::vector<AuditRecord> records;
-        records.push_back(system_record("audit.close", now));
+        records.push_back(make_record(system_actor(), {AuditAction::write, audit_close, {}}, now, nullptr));
         AuditChain::Link link = chain_->extend(std::move(records));
-        link.head.after.closed = true;
+        link.head.after.state = HeadState::closed;
         Changeset changes;
         changes.audit = std::move(link.rows);
         changes.heads.push_back(link.head);

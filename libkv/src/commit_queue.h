@@ -137,6 +137,7 @@ private:
     // Only the leader touches these, and changes head_ under the mutex.
     Overlay overlay_;
     std::vector<AuditRecord> audit_;
+    std::vector<HeadChange> witnessed_;  // by the first rows of our stream
     std::unique_ptr<AuditChain> chain_;
     bool is_stream_open_ = false;
     HeadChange last_change_;

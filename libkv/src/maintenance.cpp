@@ -40,7 +40,7 @@ Needs needs_of(const std::vector<EntryRow>& rows, bool full) {
     return needs;
 }
 
-void record(GroupContext& context, const NamespaceRow& ns, std::string_view operation, const EntryRow* row) {
+void record_removal(GroupContext& context, const NamespaceRow& ns, std::string_view operation, const EntryRow* row) {
     AuditRecord record = make_record(system_actor(), {AuditAction::delete_, operation, row ? std::string_view(row->key_path) : ""},
                                      context.plan.now, &ns);
     if (row != nullptr) {
@@ -92,6 +92,14 @@ void Maintenance::run() {
         lock.lock();
         if (worked && *worked) is_hurried_ = true;
     }
+}
+
+Result<void> Maintenance::record(AuditRecord record) {
+    return commit({}, [&](GroupContext& context) -> Result<void> {
+        context.audit.push_back(record);
+        context.audit.back().timestamp = context.plan.now;
+        return {};
+    });
 }
 
 void Maintenance::hurry() {
@@ -225,7 +233,7 @@ Result<std::size_t> Maintenance::destroy_hidden(Time now) {
             entry.row.hidden_since = doomed.next;
             entry.erase_to = doomed.up_to;
             entry.is_changed = true;
-            record(context, ns.row, "entry.destroy", &entry.row);
+            record_removal(context, ns.row, "entry.destroy", &entry.row);
             ++done;
             return {};
         });
@@ -315,7 +323,7 @@ Result<std::size_t> Maintenance::purge_batch(const NamespaceId& ns) {
         if (!rows.empty()) return {};
         changes.erase_namespaces.push_back(ns);
         done = 1;
-        record(context, state->row, "namespace.purge", nullptr);
+        record_removal(context, state->row, "namespace.purge", nullptr);
         return {};
     }));
     if (rows.empty()) vault_.keys().forget(ns);
@@ -379,7 +387,7 @@ Result<std::size_t> Maintenance::seal_entries(const NamespaceRow& ns) {
 }
 
 Result<std::size_t> Maintenance::seal_versions(const NamespaceRow& ns) {
-    DueVersionRange due{ns.id, ns.key_generation, batch_rows, batch_bytes};
+    DueVersionRange due{ns.id, ns.key_generation, {}, batch_rows, batch_bytes};
     KV_TRY(const std::vector<VersionRow> rows, storage_.scan_due_versions(due));
     if (rows.empty()) return std::size_t{0};
     Needs needs;

@@ -35,6 +35,8 @@ public:
     Result<bool> run_round();
     // Purges a namespace that is marked as deleted, then answers.
     void purge(NamespaceId ns, Ticket ticket);
+    // Writes one audit row and waits for it.
+    Result<void> record(AuditRecord record);
     // Something became due: do not wait for the interval.
     void hurry();
     void stop();

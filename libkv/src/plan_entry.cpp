@@ -233,6 +233,7 @@ void record_success(Scene& scene, const EntryRow& row) {
     AuditRecord record = record_for(scene, row.key_path);
     record.entry_id = row.id;
     record.version = row.version;
+    record.revision = row.revision;
     scene.planned.audit.push_back(std::move(record));
 }
 
@@ -619,6 +620,7 @@ void plan_expiry(NamespaceState& ns, EntryState& entry, const PlanContext& conte
     AuditRecord record = make_record(system, {AuditAction::delete_, "entry.expire", row.key_path}, context.now, &ns.row);
     record.entry_id = row.id;
     record.version = row.version;
+    record.revision = row.revision;
     audit.push_back(std::move(record));
 }
 

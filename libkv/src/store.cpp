@@ -3,6 +3,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "authorize.h"
 #include "commit_queue.h"
 #include "crypto/keyring.h"
 #include "crypto/random.h"
@@ -144,6 +145,10 @@ public:
     Result<void> ready();
     Result<bool> run_maintenance();
     void stop();
+    // Judges and records what an operator asks for: in one namespace, or on the whole store.
+    Result<void> enter_admin(const Actor& actor, std::string_view operation, const NamespaceRow* ns);
+    Result<std::uint64_t> forget_master_key(const Actor& actor, const std::string& key_id);
+    Result<NamespaceReply> rotate_data_key(const Actor& actor, const NamespaceRef& ns);
 
     const Options options_;
     const std::unique_ptr<Clock> clock_;  // before the storage, which borrows it
@@ -311,6 +316,30 @@ Result<bool> Store::Impl::run_maintenance() {
     return worked;
 }
 
+// ---- what an operator does ----
+
+Result<void> Store::Impl::enter_admin(const Actor& actor, std::string_view operation, const NamespaceRow* ns) {
+    KV_CHECK(may_wait());
+    KV_CHECK(is_open());
+    const bool is_allowed = ns != nullptr ? Rights(actor, *ns).allows(Permission::admin) : is_admin(actor);
+    RecordRefusal refusal{AuditAction::write, std::string(operation), {}, Errc::permission_denied};
+    if (!is_allowed) {
+        KV_CHECK(wait(actor, std::move(refusal)));
+        return Error{Errc::permission_denied, "This needs kv-admin" + std::string(ns != nullptr ? "." : " on everything.")};
+    }
+    AuditRecord record = make_record(actor, {AuditAction::write, operation}, Time{}, ns);
+    if (record.request_id.empty()) record.request_id = crypto::make_uuid(Time{}).to_string();
+    return maintenance_.record(std::move(record));
+}
+
+Result<NamespaceReply> Store::Impl::rotate_data_key(const Actor&, const NamespaceRef&) {
+    return Error{Errc::unsupported, "Data keys cannot be rotated yet."};
+}
+
+Result<std::uint64_t> Store::Impl::forget_master_key(const Actor&, const std::string&) {
+    return Error{Errc::unsupported, "Master keys cannot be forgotten yet."};
+}
+
 StoreStats Store::Impl::stats() const {
     StoreStats stats;
     if (fork_mark_.is_child()) return stats;
@@ -398,25 +427,55 @@ Result<void> Store::ready() const { return impl_->ready(); }
 Result<bool> Store::run_maintenance() { return impl_->run_maintenance(); }
 void Store::stop() { impl_->stop(); }
 
+Result<VerifyReport> Store::verify(const Actor& actor, const VerifyOptions& options) {
+    KV_CHECK(impl_->enter_admin(actor, "admin.verify", nullptr));
+    return kv::verify(*impl_->storage_, *impl_->options_.keys, options);
+}
+Result<std::unique_ptr<BackupReader>> Store::backup(const Actor& actor) {
+    KV_CHECK(impl_->enter_admin(actor, "admin.backup", nullptr));
+    return open_backup(*impl_->storage_, *impl_->options_.keys);
+}
+Result<NamespaceReply> Store::rotate_data_key(const Actor& actor, const NamespaceRef& ns) {
+    return impl_->rotate_data_key(actor, ns);
+}
+Result<bool> Store::is_rekeying(const NamespaceId&) const { return false; }
+Result<std::uint64_t> Store::forget_master_key(const Actor& actor, const std::string& key_id) {
+    return impl_->forget_master_key(actor, key_id);
+}
+
+namespace {
+
+constexpr std::string_view memory_uri = "memory:";
+constexpr std::string_view sqlite_scheme = "sqlite:";
+
+Result<std::unique_ptr<Storage>> open_storage(std::string_view uri, Access access, std::size_t readers, Clock& clock) {
+    if (uri == memory_uri) return make_memory_storage(clock);
+    if (uri.starts_with(sqlite_scheme) && uri.size() > sqlite_scheme.size()) {
+        SqliteOptions sqlite;
+        sqlite.path = uri.substr(sqlite_scheme.size());
+        sqlite.readers = readers;
+        sqlite.read_only = access == Access::read_only;
+        return open_sqlite_storage(sqlite, clock);
+    }
+    Error error{Errc::invalid_request, "A storage is \"sqlite:PATH\" or \"memory:\"."};
+    error.field = "storage";
+    return error;
+}
+
+}  // namespace
+
+Result<std::unique_ptr<Storage>> open_storage(std::string_view uri, Access access, Clock& clock) {
+    return open_storage(uri, access, Options{}.readers, clock);
+}
+
 Result<std::unique_ptr<Store>> open(std::string_view uri, Options options) {
     std::unique_ptr<Clock> own_clock;
     if (options.clock == nullptr) own_clock = make_system_clock();
     Clock& clock = options.clock != nullptr ? *options.clock : *own_clock;
     std::unique_ptr<Storage> storage;
-    if (uri == "memory:") {
-        storage = make_memory_storage(clock);
-        if (!options.keys) options.keys = make_fixed_key(generate_master_key());
-    } else if (uri.starts_with("sqlite:") && uri.size() > 7) {
-        if (!options.keys) return Error{Errc::invalid_request, "A store needs Options::keys: the master key."};
-        SqliteOptions sqlite;
-        sqlite.path = uri.substr(7);
-        sqlite.readers = options.readers;
-        KV_TRY(storage, open_sqlite_storage(sqlite, clock));
-    } else {
-        Error error{Errc::invalid_request, "A storage is \"sqlite:PATH\" or \"memory:\"."};
-        error.field = "storage";
-        return error;
-    }
+    if (uri == memory_uri && !options.keys) options.keys = make_fixed_key(generate_master_key());
+    if (!options.keys) return Error{Errc::invalid_request, "A store needs Options::keys: the master key."};
+    KV_TRY(storage, open_storage(uri, Access::read_write, options.readers, clock));
     return Store::open(std::move(own_clock), std::move(storage), std::move(options));
 }
 

@@ -143,7 +143,8 @@ StorageReader::~StorageReader() = default;
 bool Changeset::empty() const noexcept {
     return namespaces.empty() && archive.empty() && versions.empty() && entries.empty() && reseals.empty() &&
            erase_versions.empty() && erase_entries.empty() && erase_namespaces.empty() && events.empty() && keys.empty() &&
-           meta.empty() && audit.empty() && heads.empty();
+           erase_keys.empty() && meta.empty() && erase_meta.empty() && erase_audit_to == 0 && audit.empty() &&
+           heads.empty() && erase_heads.empty();
 }
 
 }  // namespace kv

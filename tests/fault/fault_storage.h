@@ -209,13 +209,16 @@ public:
         if (lost && (done || !*lost)) return injected(Errc::outcome_unknown);
         return done;
     }
+    Result<std::unique_ptr<StorageReader>> snapshot() override { return inner_.snapshot(); }
+    bool is_shared() const override { return inner_.is_shared(); }
+    bool hold_back(std::uint64_t bytes) override { return inner_.hold_back(bytes); }
+    Stats stats() override { return inner_.stats(); }
     void idle() override {
         const Inside inside(faults_);
         ++faults_.idles;
         while (faults_.holds_idle) std::this_thread::yield();
         inner_.idle();
     }
-    Stats stats() override { return inner_.stats(); }
 
 private:
     // Notices a write and a tidying at the same time, which a storage need not stand.

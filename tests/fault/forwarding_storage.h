@@ -23,8 +23,13 @@ public:
     Result<std::vector<KeyRow>> get_keys(std::span<const KeyRef> refs) override { return inner_.get_keys(refs); }
     Result<std::vector<KeyRow>> internal_keys() override { return inner_.internal_keys(); }
     Result<std::vector<AuditHead>> get_audit_heads(std::span<const StreamId> streams) override { return inner_.get_audit_heads(streams); }
-    Result<std::vector<AuditHead>> open_audit_heads(std::size_t limit) override { return inner_.open_audit_heads(limit); }
+    Result<std::vector<AuditHead>> unwitnessed_audit_heads(std::size_t limit) override { return inner_.unwitnessed_audit_heads(limit); }
     Result<std::vector<MetaRow>> get_meta() override { return inner_.get_meta(); }
+    Result<std::vector<EntryRow>> walk_entries(const EntryWalk& walk) override { return inner_.walk_entries(walk); }
+    Result<std::vector<VersionRow>> walk_versions(const VersionWalk& walk) override { return inner_.walk_versions(walk); }
+    Result<std::vector<EventRow>> walk_events(const EventWalk& walk) override { return inner_.walk_events(walk); }
+    Result<std::vector<AuditHead>> walk_audit_heads(const HeadWalk& walk) override { return inner_.walk_audit_heads(walk); }
+    Result<std::vector<KeyRow>> walk_keys(const KeyWalk& walk) override { return inner_.walk_keys(walk); }
 
 protected:
     Base& inner_;

@@ -86,7 +86,7 @@ TEST_CASE("a stream opens when something is to be recorded and ends with its clo
     CHECK(rows.front().record.operation == "audit.open");
     CHECK(rows.back().record.operation == "audit.close");
     CHECK(rows.back().record.user_id == "system");
-    CHECK(kv.storage->get_audit_heads(std::span(&first, 1)).value()[0].closed);
+    CHECK(kv.storage->get_audit_heads(std::span(&first, 1)).value()[0].state == HeadState::closed);
     // A store that does nothing leaves no trace.
     kv.open();
     kv.close();
@@ -95,7 +95,16 @@ TEST_CASE("a stream opens when something is to be recorded and ends with its clo
     kv.get("k");
     CHECK(kv.store->audit_head().stream != first);
     kv.close();
-    CHECK(all_rows(kv).size() == rows.size() + 3);
+    const auto after = all_rows(kv);
+    CHECK(after.size() == rows.size() + 4);
+    // It names the stream before it, once: from then on that one cannot go unnoticed.
+    CHECK(after[rows.size() + 1].record.operation == "audit.closed");
+    const auto named = read_head_record(after[rows.size() + 1].record);
+    REQUIRE(named);
+    CHECK(named->stream == first);
+    CHECK(named->sequence == rows.size());
+    CHECK(named->mac == rows.back().mac);
+    CHECK(kv.storage->get_audit_heads(std::span(&first, 1)).value()[0].state == HeadState::witnessed);
     CHECK(audit_fault(*kv.storage, *kv.keys) == "");
 }
 
@@ -105,7 +114,7 @@ TEST_CASE("a stream that nobody closed is named at the next opening, with its he
     const AuditHead left = kv.store->audit_head();
     kv.faults.fail_writes(Errc::unavailable, 1);  // closing fails
     kv.close();
-    CHECK_FALSE(kv.storage->get_audit_heads(std::span(&left.stream, 1)).value()[0].closed);
+    CHECK(kv.storage->get_audit_heads(std::span(&left.stream, 1)).value()[0].state == HeadState::open);
     kv.open();
     kv.get("k");
     const auto rows = all_rows(kv);
@@ -115,6 +124,7 @@ TEST_CASE("a stream that nobody closed is named at the next opening, with its he
     CHECK(named->record.version == left.sequence);
     CHECK(named->record.credential_id == hex_encode({reinterpret_cast<const char*>(left.mac.data()), left.mac.size()}));
     CHECK(named->record.sequence == 2);
+    CHECK(kv.storage->get_audit_heads(std::span(&left.stream, 1)).value()[0].state == HeadState::witnessed);
     CHECK(audit_fault(*kv.storage, *kv.keys) == "");
 }
 

@@ -294,9 +294,9 @@ TEST_CASE("while the head cannot be asked, the callers hear that the outcome is 
         CHECK(commit());
         CHECK(queue.head().stream != first);
         CHECK(queue.last_failure());
-        CHECK_FALSE(stored_head(kv, first).closed);
+        CHECK(stored_head(kv, first).state == HeadState::open);
         queue.stop();
-        CHECK(stored_head(kv, queue.head().stream).closed);
+        CHECK(stored_head(kv, queue.head().stream).state == HeadState::closed);
     }
     CHECK(audit_fault(*kv.storage, *kv.keys) == "");
 }
@@ -480,7 +480,7 @@ TEST_CASE("stop finishes what was accepted and refuses what comes after") {
     CHECK(kv.store->ready() == Errc::shutting_down);
     CHECK(kv.store->run_maintenance() == Errc::shutting_down);
     kv.store->stop();  // twice is once
-    CHECK(stored_head(kv, kv.store->audit_head().stream).closed);
+    CHECK(stored_head(kv, kv.store->audit_head().stream).state == HeadState::closed);
     CHECK(audit_fault(*kv.storage, *kv.keys) == "");
 }
 
@@ -515,7 +515,7 @@ TEST_CASE("stopping while callers go on submitting answers every one of them onc
         for (auto& thread : threads) thread.join();
         CHECK(answered == asked);
         CHECK(odd == 0);
-        CHECK(stored_head(kv, kv.store->audit_head().stream).closed);
+        CHECK(stored_head(kv, kv.store->audit_head().stream).state == HeadState::closed);
         CHECK(audit_fault(*kv.storage, *kv.keys) == "");
     }
 }

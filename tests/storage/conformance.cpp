@@ -148,7 +148,7 @@ auto tie(const KeyRow& r) {
     return std::tie(r.purpose, r.ns, r.generation, r.application_id, r.created_at, r.wrap_key_id, r.wrap,
                     r.second_wrap_key_id, r.second_wrap, r.commitment);
 }
-auto tie(const AuditHead& r) { return std::tie(r.stream, r.sequence, r.mac, r.closed); }
+auto tie(const AuditHead& r) { return std::tie(r.stream, r.sequence, r.mac, r.state); }
 
 template <class Row>
 bool same(const Row& a, const Row& b) {
@@ -249,7 +249,7 @@ TEST_CASE_TEMPLATE("a new storage is empty and tells the time of its clock", Bac
     CHECK(kv.audit({}) == "end");
     CHECK(kv.storage->get_meta().value().empty());
     CHECK(kv.storage->internal_keys().value().empty());
-    CHECK(kv.storage->open_audit_heads(10).value().empty());
+    CHECK(kv.storage->unwitnessed_audit_heads(10).value().empty());
     CHECK(kv.find({ns_id(1), "key"}).ns == nullptr);
     kv.storage->idle();
     (void)kv.storage->stats();
@@ -1147,9 +1147,9 @@ TEST_CASE_TEMPLATE("audit rows are paged to the end in both orders, at every lim
 
 TEST_CASE_TEMPLATE("an audit head moves on only from where it stands", Backend, KV_BACKENDS) {
     Fixture<Backend> kv;
-    const AuditHead none{stream_id(1), 0, {}, false};
-    const AuditHead first{stream_id(1), 10, mac(1), false};
-    const AuditHead second{stream_id(1), 11, mac(2), true};
+    const AuditHead none{stream_id(1), 0, {}, HeadState::open};
+    const AuditHead first{stream_id(1), 10, mac(1), HeadState::open};
+    const AuditHead second{stream_id(1), 11, mac(2), HeadState::witnessed};
     const auto move = [&](AuditHead before, AuditHead after) {
         Changeset changes;
         changes.heads = {{before, after}};
@@ -1160,19 +1160,19 @@ TEST_CASE_TEMPLATE("an audit head moves on only from where it stands", Backend, 
     CHECK(kv.storage->get_meta().value().empty());
     CHECK(move(none, first));
     CHECK(move(none, first) == Errc::invalid_state);
-    CHECK(move({stream_id(1), 9, mac(1), false}, second) == Errc::invalid_state);
-    CHECK(move({stream_id(1), 10, mac(9), false}, second) == Errc::invalid_state);
+    CHECK(move({stream_id(1), 9, mac(1), HeadState::open}, second) == Errc::invalid_state);
+    CHECK(move({stream_id(1), 10, mac(9), HeadState::open}, second) == Errc::invalid_state);
     const StreamId streams[] = {stream_id(2), stream_id(1)};
     CHECK(same(kv.storage->get_audit_heads(streams).value().at(0), first));
-    CHECK(kv.storage->open_audit_heads(10).value().size() == 1);
+    CHECK(kv.storage->unwitnessed_audit_heads(10).value().size() == 1);
     CHECK(move(first, second));
     CHECK(same(kv.storage->get_audit_heads(streams).value().at(0), second));
     CHECK(kv.storage->get_audit_heads(streams).value().size() == 1);
-    CHECK(kv.storage->open_audit_heads(10).value().empty());
-    CHECK(move({stream_id(3), 0, {}, false}, {stream_id(3), 1, mac(3), false}));
-    CHECK(move({stream_id(2), 0, {}, false}, {stream_id(2), 1, mac(2), false}));
-    CHECK(kv.storage->open_audit_heads(10).value().size() == 2);
-    CHECK(kv.storage->open_audit_heads(1).value().size() == 1);
+    CHECK(kv.storage->unwitnessed_audit_heads(10).value().empty());
+    CHECK(move({stream_id(3), 0, {}, HeadState::open}, {stream_id(3), 1, mac(3), HeadState::open}));
+    CHECK(move({stream_id(2), 0, {}, HeadState::open}, {stream_id(2), 1, mac(2), HeadState::open}));
+    CHECK(kv.storage->unwitnessed_audit_heads(10).value().size() == 2);
+    CHECK(kv.storage->unwitnessed_audit_heads(1).value().size() == 1);
 }
 
 // ---- the outbox, keys, meta ----
@@ -1299,7 +1299,7 @@ Changeset everything() {
     changes.keys = {make_key(KeyPurpose::data, 1)};
     changes.meta = {{"name", "new"}};
     changes.audit = {make_audit(2)};
-    changes.heads = {{{stream_id(1), 1, mac(1), false}, {stream_id(1), 2, mac(2), false}}};
+    changes.heads = {{{stream_id(1), 1, mac(1), HeadState::open}, {stream_id(1), 2, mac(2), HeadState::open}}};
     return changes;
 }
 
@@ -1317,7 +1317,7 @@ std::string dump(Fixture<Backend>& kv) {
         text += std::to_string(kv.storage->get_keys({&ref, 1}).value().size());
     }
     for (const MetaRow& row : taken(kv.storage->get_meta())) text += " " + row.value;
-    for (const AuditHead& head : taken(kv.storage->open_audit_heads(9))) text += " " + std::to_string(head.sequence);
+    for (const AuditHead& head : taken(kv.storage->unwitnessed_audit_heads(9))) text += " " + std::to_string(head.sequence);
     return text;
 }
 
@@ -1331,7 +1331,7 @@ std::string fill(Fixture<Backend>& kv) {
     changes.keys = {make_key(KeyPurpose::data, 2)};
     changes.meta = {{"name", "old"}};
     changes.audit = {make_audit(1)};
-    changes.heads = {{{stream_id(1), 0, {}, false}, {stream_id(1), 1, mac(1), false}}};
+    changes.heads = {{{stream_id(1), 0, {}, HeadState::open}, {stream_id(1), 1, mac(1), HeadState::open}}};
     kv.put(changes);
     return dump(kv);
 }
@@ -1397,7 +1397,7 @@ TEST_CASE_TEMPLATE("a write locks its namespaces in order and reads its own chan
         CHECK(writer.scan_due_versions({.ns = ns_id(1), .generation = 9}).value().size() == 2);
         CHECK(writer.internal_keys().value().empty());
         CHECK(writer.get_meta().value().size() == 1);
-        CHECK(writer.open_audit_heads(9).value().at(0).sequence == 2);
+        CHECK(writer.unwitnessed_audit_heads(9).value().at(0).sequence == 2);
         const StreamId stream = stream_id(1);
         CHECK(writer.get_audit_heads({&stream, 1}).value().size() == 1);
         const KeyRef key{KeyPurpose::data, ns_id(1), {}};

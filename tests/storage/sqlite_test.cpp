@@ -214,9 +214,9 @@ TEST_CASE("the database is in WAL mode, vacuums step by step, and says whose it 
     Shell shell(folder.database);
     CHECK(shell.run("pragma journal_mode") == "wal ");
     CHECK(shell.run("pragma auto_vacuum") == "2 ");
-    CHECK(shell.run("pragma user_version") == "1 ");
+    CHECK(shell.run("pragma user_version") == "2 ");
     CHECK(shell.run("pragma application_id") == "1802914646 ");
-    CHECK(shell.run("select value from meta") == "1 ");
+    CHECK(shell.run("select value from meta") == "2 ");
     CHECK(shell.run("pragma integrity_check") == "ok ");
     CHECK(shell.run("select name from sqlite_schema where type = 'table' order by name") ==
           "audit audit_heads data_keys entries meta namespaces outbox versions ");
@@ -272,11 +272,11 @@ TEST_CASE("another program's database is refused and not touched") {
 TEST_CASE("a newer schema is refused before anything is written") {
     Folder folder;
     folder.open().reset();
-    Shell(folder.database).run("pragma user_version = 2; pragma journal_mode = delete");
+    Shell(folder.database).run("pragma user_version = 3; pragma journal_mode = delete");
     const std::string before = folder.bytes();
     const auto opened = folder.try_open(folder.database);
     REQUIRE(opened == Errc::newer_schema);
-    CHECK(opened.error().message == "the database has schema 2, newer than 1 of this library");
+    CHECK(opened.error().message == "the database has schema 3, newer than 2 of this library");
     CHECK(folder.bytes() == before);
     CHECK_FALSE(fs::exists(folder.database.string() + "-wal"));
 }

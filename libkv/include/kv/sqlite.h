@@ -11,11 +11,15 @@ struct SqliteOptions {
     std::string path;
     std::size_t readers = 4;    // read connections
     std::string vfs = {};       // SQLite VFS to open through; empty: the default
+    // Reads a database that another process may be serving: takes no lock, changes nothing, and every write is
+    // Errc::unsupported. The file must exist, its schema must be the present one (older: Errc::unsupported).
+    bool read_only = false;
 };
 
 // Opens or creates a SQLite database (through SOCI), schema included. One process per file: it holds a lock on `PATH.lock`; a second
 // opener gets Errc::locked naming the process id of the first. A database of a newer schema: Errc::newer_schema.
-// `clock` is borrowed and must outlive the storage.
+// An older one is copied to `PATH.schema-N` and then
+// migrated in one transaction. `clock` is borrowed and must outlive the storage.
 KV_EXPORT Result<std::unique_ptr<Storage>> open_sqlite_storage(const SqliteOptions& options, Clock& clock);
 
 }  // namespace kv

@@ -9,136 +9,13 @@
 #include <string_view>
 #include <vector>
 
-#include "kv/types.h"
+#include "kv/rows.h"
 
 // What a storage backend must offer. A host that only uses the store may ignore this file.
 //
 // A backend keeps rows and knows no rule: it compares bytes, numbers and ids, and nothing else. Every method takes a
 // batch and every scan is bounded in rows and in bytes. A backend is done when tests/storage passes.
 namespace kv {
-
-using Mac = std::array<std::uint8_t, 32>;
-
-// ---- rows ----
-
-struct NamespaceRow {
-    NamespaceId id;
-    std::string application_id;
-    std::string name;
-    std::string description;
-    bool is_secret = false;
-    bool sealing = false;
-    std::optional<std::int64_t> default_ttl_seconds;
-    bool keeps_history = true;
-    std::optional<std::uint64_t> history_limit;
-    bool deletion_protection = false;
-    std::uint64_t version = 0;
-    std::uint64_t revision = 0;
-    std::uint32_t key_generation = 0;  // of its data key; 0: plain
-    std::uint64_t seals = 0;           // by that generation
-    std::uint64_t version_floor = 0;   // the highest version of any entry it forgot
-    Time changed_at;                   // of the last change in it; time never goes back behind this
-    Time created_at;
-    std::string created_by;
-    Time updated_at;
-    std::string updated_by;
-    std::optional<Time> deleted_at;
-    Mac mac{};  // over id, application_id, is_secret, sealing, key_generation
-};
-
-struct EntryRow {
-    EntryId id;
-    NamespaceId ns;
-    std::string key_path;
-    bool is_tombstone = false;  // deleted or expired: a version of its own, without a value
-    std::string value;          // plain bytes, or a sealed record where key_generation > 0
-    ValueType value_type = ValueType::string;
-    std::uint32_t key_generation = 0;
-    std::uint64_t version = 0;
-    std::uint64_t revision = 0;
-    Reason reason = Reason::create;
-    std::string comment;
-    std::optional<std::uint64_t> rolled_back_from;
-    std::optional<std::int64_t> ttl_seconds;
-    std::optional<Time> expires_at;
-    std::string metadata = "{}";
-    std::uint64_t history_floor = 0;   // versions at or below it are hidden: an expiry or a purge ended them
-    std::optional<Time> hidden_since;  // when that expiry happened, until what it hid is destroyed
-    Time created_at;
-    std::string created_by;
-    Time updated_at;
-    std::string updated_by;
-    std::string request_id;
-};
-
-// What an entry was at one version: archived when it changed.
-struct VersionRow {
-    EntryId entry_id;
-    NamespaceId ns;
-    std::string key_path;  // of its entry: filled by scan_due_versions() alone, ignored on the way in
-    std::uint64_t version = 0;
-    bool is_tombstone = false;
-    std::string value;
-    ValueType value_type = ValueType::string;
-    std::uint32_t key_generation = 0;
-    std::uint64_t revision = 0;
-    Reason reason = Reason::create;
-    std::string comment;
-    std::optional<std::uint64_t> rolled_back_from;
-    std::optional<std::int64_t> ttl_seconds;
-    std::optional<Time> expires_at;
-    std::string metadata = "{}";
-    Time changed_at;         // the entry's updated_at
-    std::string changed_by;  // the entry's updated_by
-    std::string request_id;
-};
-
-struct AuditRow {
-    AuditRecord record;
-    Mac mac{};
-    std::uint64_t position = 0;  // given by the storage, ascending in commit order on one stream; input: ignored
-};
-
-// The last row of a stream, so that a cut tail is noticed and an unknown commit can be resolved.
-struct AuditHead {
-    StreamId stream;
-    std::uint64_t sequence = 0;  // 0: no row yet
-    Mac mac{};
-    bool closed = false;
-};
-
-// Outbox: one row per revision, never updated.
-struct EventRow {
-    NamespaceId ns;
-    std::uint64_t revision = 0;
-    EntryId entry_id;
-    std::string key_path;
-    EventKind kind = EventKind::created;
-    std::uint64_t version = 0;
-    Time at;
-    std::string user_id;
-};
-
-enum class KeyPurpose : std::uint8_t { canary = 1, audit = 2, row_mac = 3, token = 4, cursor = 5, data = 6 };
-
-// A key of the store, wrapped by the master key. While the master key is being changed a row holds both wraps.
-struct KeyRow {
-    KeyPurpose purpose = KeyPurpose::data;
-    NamespaceId ns;                // nil unless purpose is data
-    std::uint32_t generation = 0;  // data: 1...; others 1
-    std::string application_id;    // of the namespace; bound into the wrap
-    Time created_at;
-    std::string wrap_key_id;       // master_key_id() of the key that made `wrap`
-    std::string wrap;
-    std::string second_wrap_key_id;  // empty: no second wrap
-    std::string second_wrap;
-    Mac commitment{};              // hash of the key itself
-};
-
-struct MetaRow {
-    std::string name;
-    std::string value;
-};
 
 // ---- questions ----
 
@@ -179,6 +56,7 @@ struct NamespaceRange {
     Deleted deleted = Deleted::live;
     std::optional<Time> deleted_before = {};  // deleted_at earlier than this
     std::optional<bool> sealing = {};
+    std::optional<std::uint64_t> seals_from = {};  // only those whose data key sealed as many values or more
     struct After {
         std::string application_id;
         std::string name;
@@ -273,15 +151,79 @@ struct DueRange {
     Time before = {};
     std::uint32_t generation = 0;
     bool values = false;
+    // Behind this row in the order of the kind: by time and id for the first three, by generation and id for the fourth.
+    // `all` knows no such place: its rows are there to be erased.
+    struct After {
+        Time at = {};
+        std::uint32_t generation = 0;
+        EntryId id = {};
+    };
+    std::optional<After> after = {};
     std::size_t limit = 512;
     std::size_t bytes = 1u << 20;
 };
-// Archived versions of `ns` that hold a value with key_generation < `generation`, with values.
+// Archived versions of `ns` that hold a value with key_generation < `generation`, with values, by generation, entry and
+// version.
 struct DueVersionRange {
     NamespaceId ns;
     std::uint32_t generation = 0;
+    struct After {
+        std::uint32_t generation = 0;
+        EntryId entry_id = {};
+        std::uint64_t version = 0;
+    };
+    std::optional<After> after = {};
     std::size_t limit = 512;
     std::size_t bytes = 1u << 20;
+};
+
+// ---- walks: every row of a table in the order of its key, for backup and verification ----
+
+struct EntryWalk {
+    struct After {
+        NamespaceId ns;
+        std::string key_path;
+    };
+    std::optional<After> after = {};
+    bool values = true;
+    std::size_t limit = 512;
+    std::size_t bytes = 1u << 20;  // ends after the row whose value crosses this
+};
+// With key_path, which is empty where the entry is gone.
+struct VersionWalk {
+    struct After {
+        EntryId entry_id;
+        std::uint64_t version = 0;
+    };
+    std::optional<After> after = {};
+    bool values = true;
+    std::size_t limit = 512;
+    std::size_t bytes = 1u << 20;
+};
+struct EventWalk {
+    struct After {
+        NamespaceId ns;
+        std::uint64_t revision = 0;
+    };
+    std::optional<After> after = {};
+    std::size_t limit = 512;
+};
+struct HeadWalk {
+    std::optional<StreamId> after = {};
+    std::size_t limit = 512;
+};
+// Of every purpose, by purpose, namespace and generation; only those that match.
+struct KeyWalk {
+    struct After {
+        KeyPurpose purpose = KeyPurpose::canary;
+        NamespaceId ns;
+        std::uint32_t generation = 0;
+    };
+    std::optional<After> after = {};
+    std::string wrapped_by = {};      // one of the wraps is by this key id; empty: not asked
+    std::string not_wrapped_by = {};  // neither is; empty: not asked
+    bool outdated = false;            // data keys of a generation below their namespace's
+    std::size_t limit = 512;
 };
 
 // Threads: any. Outside a write each call sees one snapshot of what was committed when it began.
@@ -301,8 +243,14 @@ public:
     virtual Result<std::vector<KeyRow>> get_keys(std::span<const KeyRef> refs) = 0;
     virtual Result<std::vector<KeyRow>> internal_keys() = 0;  // every row whose purpose is not data
     virtual Result<std::vector<AuditHead>> get_audit_heads(std::span<const StreamId> streams) = 0;  // those that exist
-    virtual Result<std::vector<AuditHead>> open_audit_heads(std::size_t limit) = 0;  // closed = false
+    virtual Result<std::vector<AuditHead>> unwitnessed_audit_heads(std::size_t limit) = 0;  // open or closed
     virtual Result<std::vector<MetaRow>> get_meta() = 0;
+
+    virtual Result<std::vector<EntryRow>> walk_entries(const EntryWalk& walk) = 0;
+    virtual Result<std::vector<VersionRow>> walk_versions(const VersionWalk& walk) = 0;
+    virtual Result<std::vector<EventRow>> walk_events(const EventWalk& walk) = 0;
+    virtual Result<std::vector<AuditHead>> walk_audit_heads(const HeadWalk& walk) = 0;
+    virtual Result<std::vector<KeyRow>> walk_keys(const KeyWalk& walk) = 0;
 };
 
 // ---- changes ----
@@ -338,9 +286,13 @@ struct Changeset {
     std::vector<NamespaceId> erase_namespaces;  // the row alone, and its data keys
     std::vector<EventRow> events;
     std::vector<KeyRow> keys;               // insert, or replace by purpose, namespace and generation
+    std::vector<KeyRef> erase_keys;         // with their generation
     std::vector<MetaRow> meta;              // insert or replace
+    std::vector<std::string> erase_meta;
+    std::uint64_t erase_audit_to = 0;       // every audit row up to this position
     std::vector<AuditRow> audit;            // insert, in this order
-    std::vector<HeadChange> heads;
+    std::vector<HeadChange> heads;          // no stream twice
+    std::vector<StreamId> erase_heads;
 
     bool empty() const noexcept;
 };
@@ -368,9 +320,23 @@ public:
     // Between writes, when the caller has nothing to do: checkpoint, vacuum. Bounded work.
     virtual void idle() {}
 
+    // Everything as it is committed now, however long that takes to read. It must go before the storage does, should not
+    // live longer than needed (what changes meanwhile cannot be cleaned up), and serves one thread at a time.
+    virtual Result<std::unique_ptr<StorageReader>> snapshot() = 0;
+
+    // Whether other processes may write it at the same time.
+    virtual bool is_shared() const { return false; }
+
+    // Holds back room on the disk, so that what must be written can be once the disk is full: 0 lets go of it, and from
+    // then on room is spared where possible. False if there is no such room.
+    virtual bool hold_back([[maybe_unused]] std::uint64_t bytes) { return true; }
+
     struct Stats {
         std::uint64_t wal_bytes = 0;
         std::uint64_t database_bytes = 0;
+        std::uint64_t reusable_bytes = 0;                // of the database: room that erased rows left
+        std::optional<std::uint64_t> disk_free_bytes = {};  // where it lies on a disk of this machine
+        std::optional<std::uint64_t> disk_bytes = {};       // the size of that disk
     };
     virtual Stats stats() { return {}; }
 };

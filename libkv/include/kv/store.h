@@ -8,6 +8,7 @@
 #include <utility>
 #include <vector>
 
+#include "kv/admin.h"
 #include "kv/options.h"
 #include "kv/request.h"
 #include "kv/storage.h"
@@ -19,6 +20,10 @@ class Store;
 
 // Opens "sqlite:PATH" or "memory:" (PostgreSQL: a build with it). Errc::invalid_request for another scheme.
 KV_EXPORT Result<std::unique_ptr<Store>> open(std::string_view uri, Options options);
+
+// The storage alone, for the tools of kv/admin.h. Read-only, it may be one that a store serves in another process.
+enum class Access : std::uint8_t { read_only, read_write };
+KV_EXPORT Result<std::unique_ptr<Storage>> open_storage(std::string_view uri, Access access, Clock& clock);
 
 using Completion = std::function<void(Result<Reply>)>;
 
@@ -100,6 +105,21 @@ public:
 
     // One round of everything that is due (expiry, purges, sealing), waiting; false when nothing was left to do.
     Result<bool> run_maintenance();
+
+    // ---- what an operator does with a running store: each needs kv-admin on everything and is recorded ----
+
+    // See kv/admin.h. On the calling thread, for as long as it takes.
+    Result<VerifyReport> verify(const Actor& actor, const VerifyOptions& options);
+    // The reader must go before the store does.
+    Result<std::unique_ptr<BackupReader>> backup(const Actor& actor);
+    // Gives a secret namespace a new data key; its values are sealed anew in the background, after which the old key goes.
+    // Needs kv-admin in that namespace.
+    Result<NamespaceReply> rotate_data_key(const Actor& actor, const NamespaceRef& ns);
+    // Whether values of a namespace are still sealed by a data key that was replaced.
+    Result<bool> is_rekeying(const NamespaceId& ns) const;
+    // Drops the wraps of a master key that is not in use any more. Errc::invalid_request for the key in use or an unknown one,
+    // Errc::invalid_state while a stored key lacks a wrap by the key in use. Answers how many wraps went.
+    Result<std::uint64_t> forget_master_key(const Actor& actor, const std::string& key_id);
 
     // Refuses new operations with Errc::shutting_down and waits for those accepted. The destructor does it too.
     void stop();

@@ -224,6 +224,7 @@ struct AuditRecord {
     bool success = false;
     std::string reason;  // code of the failure; empty on success
     std::optional<std::uint64_t> version;
+    std::optional<std::uint64_t> revision;  // of the namespace after a change in it
     std::uint64_t count = 1;
 };
 

@@ -79,6 +79,7 @@ bool matches(const NamespaceRange& range, const NamespaceRow& row) {
     if (range.deleted == NamespaceRange::Deleted::live && row.deleted_at) return false;
     if (range.deleted == NamespaceRange::Deleted::deleted && !row.deleted_at) return false;
     if (range.deleted_before && !(row.deleted_at && *row.deleted_at < *range.deleted_before)) return false;
+    if (range.seals_from && row.seals < *range.seals_from) return false;
     return !range.sealing || row.sealing == *range.sealing;
 }
 
@@ -144,8 +145,13 @@ public:
     std::vector<KeyRow> get_keys(std::span<const KeyRef> refs) const;
     std::vector<KeyRow> internal_keys() const;
     std::vector<AuditHead> get_audit_heads(std::span<const StreamId> streams) const;
-    std::vector<AuditHead> open_audit_heads(std::size_t limit) const;
+    std::vector<AuditHead> unwitnessed_audit_heads(std::size_t limit) const;
     std::vector<MetaRow> get_meta() const;
+    std::vector<EntryRow> walk_entries(const EntryWalk& walk) const;
+    std::vector<VersionRow> walk_versions(const VersionWalk& walk) const;
+    std::vector<EventRow> walk_events(const EventWalk& walk) const;
+    std::vector<AuditHead> walk_audit_heads(const HeadWalk& walk) const;
+    std::vector<KeyRow> walk_keys(const KeyWalk& walk) const;
 
     Result<void> apply(const Changeset& changes, Undo& undo);
 
@@ -154,8 +160,10 @@ private:
     EntryPtr find_entry(const EntryId& id) const;
     VersionPtr find_version(const EntryRow& entry, const VersionPick& pick) const;
     bool has_history(const EntryId& id) const;
+    bool is_asked(const KeyWalk& walk, const KeyRow& row) const;
     std::vector<EntryRow> scan_times(const std::set<DueKey>& times, const DueRange& range) const;
-    std::vector<EntryRow> scan_keys(const DueRange& range) const;
+    std::vector<EntryRow> scan_all(const DueRange& range) const;
+    std::vector<EntryRow> scan_generations(const DueRange& range) const;
 
     Result<void> put_namespace(const NamespaceRow& row, Undo& undo);
     Result<void> put_entry(const EntryRow& row, Undo& undo);
@@ -167,6 +175,7 @@ private:
     void erase_versions(const VersionErase& erase, Undo& undo);
     void reseal(const Reseal& reseal, Undo& undo);
     void add_audit(const AuditRow& row, Undo& undo);
+    void erase_audit(std::uint64_t to, Undo& undo);
     void set_entry(EntryPtr entry, Undo& undo);
     void index(const EntryRow& row);
     void unindex(const EntryRow& row);
@@ -180,7 +189,8 @@ private:
     std::set<DueKey> expiring_;
     std::set<DueKey> hidden_;
     std::set<DueKey> tombstones_;
-    std::deque<AuditRow> audit_;  // position n lies at n - 1
+    std::deque<AuditRow> audit_;  // position n lies at n - 1 - audit_erased_
+    std::uint64_t audit_erased_ = 0;
     std::map<StreamId, AuditHead> heads_;
     std::map<EventKey, EventRow> events_;
     std::map<WrapKey, KeyRow> wraps_;
@@ -302,15 +312,15 @@ std::vector<VersionRow> Tables::scan_versions(const VersionRange& range) const {
 
 AuditPage Tables::scan_audit(const AuditRange& range) const {
     AuditPage page;
-    const std::uint64_t last = audit_.size();
+    const std::uint64_t last = audit_erased_ + audit_.size();
     std::uint64_t walked = 0;
-    std::uint64_t position = range.newest_first ? std::min(range.after.value_or(last + 1), last + 1)
-                                                : std::min(range.after.value_or(0), last);
-    const auto at_end = [&] { return range.newest_first ? position <= 1 : position >= last; };
+    std::uint64_t position = range.newest_first ? std::clamp(range.after.value_or(last + 1), audit_erased_ + 1, last + 1)
+                                                : std::clamp(range.after.value_or(0), audit_erased_, last);
+    const auto at_end = [&] { return range.newest_first ? position <= audit_erased_ + 1 : position >= last; };
     while (!at_end() && walked < range.walk && page.rows.size() < range.limit) {
         position = range.newest_first ? position - 1 : position + 1;
         ++walked;
-        const AuditRow& row = audit_[position - 1];
+        const AuditRow& row = audit_[position - 1 - audit_erased_];
         if (matches(range, row.record)) page.rows.push_back(row);
     }
     if (!at_end()) page.resume = position;
@@ -328,7 +338,10 @@ std::vector<EventRow> Tables::scan_events(const EventRange& range) const {
 
 std::vector<EntryRow> Tables::scan_times(const std::set<DueKey>& times, const DueRange& range) const {
     Batch<EntryRow> batch(range.limit, range.bytes);
-    for (const auto& [time, id] : times) {
+    DueKey after;
+    if (range.after) after = {range.after->at, range.after->id};
+    for (auto at = range.after ? times.upper_bound(after) : times.begin(); at != times.end(); ++at) {
+        const auto& [time, id] = *at;
         if (time > range.before || batch.is_full()) break;
         const EntryPtr entry = find_entry(id);
         if (range.ns && entry->row.ns != *range.ns) continue;
@@ -338,16 +351,28 @@ std::vector<EntryRow> Tables::scan_times(const std::set<DueKey>& times, const Du
     return batch.take();
 }
 
-std::vector<EntryRow> Tables::scan_keys(const DueRange& range) const {
+std::vector<EntryRow> Tables::scan_all(const DueRange& range) const {
     Batch<EntryRow> batch(range.limit, range.bytes);
     if (!range.ns) return {};
     for (auto at = keys_.lower_bound({*range.ns, ""}); at != keys_.end() && !batch.is_full(); ++at) {
-        const EntryRow& row = at->second->row;
-        if (row.ns != *range.ns) break;
-        const bool is_due = range.kind == DueRange::Kind::all ||
-                            (!row.is_tombstone && row.key_generation < range.generation);
-        if (is_due) batch.add(load(*at->second, range.values));
+        if (at->second->row.ns != *range.ns) break;
+        batch.add(load(*at->second, range.values));
     }
+    return batch.take();
+}
+
+std::vector<EntryRow> Tables::scan_generations(const DueRange& range) const {
+    if (!range.ns) return {};
+    using Place = std::pair<std::uint32_t, EntryId>;
+    std::map<Place, EntryPtr> due;
+    for (auto at = keys_.lower_bound({*range.ns, ""}); at != keys_.end() && at->second->row.ns == *range.ns; ++at) {
+        const EntryRow& row = at->second->row;
+        const Place place{row.key_generation, row.id};
+        const bool is_behind = !range.after || place > Place{range.after->generation, range.after->id};
+        if (!row.is_tombstone && row.key_generation < range.generation && is_behind) due.emplace(place, at->second);
+    }
+    Batch<EntryRow> batch(range.limit, range.bytes);
+    for (auto at = due.begin(); at != due.end() && !batch.is_full(); ++at) batch.add(load(*at->second, range.values));
     return batch.take();
 }
 
@@ -356,20 +381,27 @@ std::vector<EntryRow> Tables::scan_due(const DueRange& range) const {
         case DueRange::Kind::expired: return scan_times(expiring_, range);
         case DueRange::Kind::hidden: return scan_times(hidden_, range);
         case DueRange::Kind::tombstones: return scan_times(tombstones_, range);
-        case DueRange::Kind::generation:
-        case DueRange::Kind::all: return scan_keys(range);
+        case DueRange::Kind::generation: return scan_generations(range);
+        case DueRange::Kind::all: return scan_all(range);
     }
     return {};
 }
 
 std::vector<VersionRow> Tables::scan_due_versions(const DueVersionRange& range) const {
-    Batch<VersionRow> batch(range.limit, range.bytes);
+    using Place = std::tuple<std::uint32_t, EntryId, std::uint64_t>;
+    std::map<Place, VersionPtr> due;
     for (const auto& [key, version] : versions_) {
-        if (batch.is_full()) break;
         const VersionRow& row = version->row;
         if (row.ns != range.ns || row.is_tombstone || row.key_generation >= range.generation) continue;
-        VersionRow loaded = load(*version, true);
-        if (const EntryPtr entry = find_entry(row.entry_id)) loaded.key_path = entry->row.key_path;
+        const Place place{row.key_generation, row.entry_id, row.version};
+        const bool is_behind =
+            !range.after || place > Place{range.after->generation, range.after->entry_id, range.after->version};
+        if (is_behind) due.emplace(place, version);
+    }
+    Batch<VersionRow> batch(range.limit, range.bytes);
+    for (auto at = due.begin(); at != due.end() && !batch.is_full(); ++at) {
+        VersionRow loaded = load(*at->second, true);
+        if (const EntryPtr entry = find_entry(loaded.entry_id)) loaded.key_path = entry->row.key_path;
         batch.add(std::move(loaded));
     }
     return batch.take();
@@ -403,13 +435,83 @@ std::vector<AuditHead> Tables::get_audit_heads(std::span<const StreamId> streams
     return heads;
 }
 
-std::vector<AuditHead> Tables::open_audit_heads(std::size_t limit) const {
+std::vector<AuditHead> Tables::unwitnessed_audit_heads(std::size_t limit) const {
     std::vector<AuditHead> heads;
     for (const auto& [stream, head] : heads_) {
         if (heads.size() >= limit) break;
-        if (!head.closed) heads.push_back(head);
+        if (head.state != HeadState::witnessed) heads.push_back(head);
     }
     return heads;
+}
+
+namespace {
+
+// The first item behind `after`, or the first of all.
+template <class Map, class After>
+auto behind(const Map& map, const std::optional<After>& after, const typename Map::key_type& key) {
+    return after ? map.upper_bound(key) : map.begin();
+}
+
+}  // namespace
+
+std::vector<EntryRow> Tables::walk_entries(const EntryWalk& walk) const {
+    Batch<EntryRow> batch(walk.limit, walk.bytes);
+    EntryKey key;
+    if (walk.after) key = {walk.after->ns, walk.after->key_path};
+    for (auto at = behind(keys_, walk.after, key); at != keys_.end() && !batch.is_full(); ++at) {
+        batch.add(load(*at->second, walk.values));
+    }
+    return batch.take();
+}
+
+std::vector<VersionRow> Tables::walk_versions(const VersionWalk& walk) const {
+    Batch<VersionRow> batch(walk.limit, walk.bytes);
+    VersionKey key;
+    if (walk.after) key = {walk.after->entry_id, walk.after->version};
+    for (auto at = behind(versions_, walk.after, key); at != versions_.end() && !batch.is_full(); ++at) {
+        VersionRow row = load(*at->second, walk.values);
+        if (const EntryPtr entry = find_entry(row.entry_id)) row.key_path = entry->row.key_path;
+        batch.add(std::move(row));
+    }
+    return batch.take();
+}
+
+std::vector<EventRow> Tables::walk_events(const EventWalk& walk) const {
+    std::vector<EventRow> rows;
+    EventKey key;
+    if (walk.after) key = {walk.after->ns, walk.after->revision};
+    for (auto at = behind(events_, walk.after, key); at != events_.end() && rows.size() < walk.limit; ++at) {
+        rows.push_back(at->second);
+    }
+    return rows;
+}
+
+std::vector<AuditHead> Tables::walk_audit_heads(const HeadWalk& walk) const {
+    std::vector<AuditHead> heads;
+    for (auto at = behind(heads_, walk.after, walk.after.value_or(StreamId{})); at != heads_.end(); ++at) {
+        if (heads.size() >= walk.limit) break;
+        heads.push_back(at->second);
+    }
+    return heads;
+}
+
+std::vector<KeyRow> Tables::walk_keys(const KeyWalk& walk) const {
+    std::vector<KeyRow> rows;
+    WrapKey key;
+    if (walk.after) key = {walk.after->purpose, walk.after->ns, walk.after->generation};
+    for (auto at = behind(wraps_, walk.after, key); at != wraps_.end() && rows.size() < walk.limit; ++at) {
+        if (is_asked(walk, at->second)) rows.push_back(at->second);
+    }
+    return rows;
+}
+
+bool Tables::is_asked(const KeyWalk& walk, const KeyRow& row) const {
+    const auto is_wrapped_by = [&](const std::string& id) { return row.wrap_key_id == id || row.second_wrap_key_id == id; };
+    if (!walk.wrapped_by.empty() && !is_wrapped_by(walk.wrapped_by)) return false;
+    if (!walk.not_wrapped_by.empty() && is_wrapped_by(walk.not_wrapped_by)) return false;
+    if (!walk.outdated) return true;
+    const NamespacePtr ns = find_namespace(row.ns);
+    return row.purpose == KeyPurpose::data && ns && row.generation < ns->key_generation;
 }
 
 std::vector<MetaRow> Tables::get_meta() const {
@@ -528,7 +630,18 @@ void Tables::erase_versions(const VersionErase& erase, Undo& undo) {
 void Tables::add_audit(const AuditRow& row, Undo& undo) {
     undo.add([this] { audit_.pop_back(); });
     audit_.push_back(row);
-    audit_.back().position = audit_.size();
+    audit_.back().position = audit_erased_ + audit_.size();
+}
+
+void Tables::erase_audit(std::uint64_t to, Undo& undo) {
+    while (!audit_.empty() && audit_.front().position <= to) {
+        undo.add([this, row = audit_.front()] {
+            audit_.push_front(row);
+            --audit_erased_;
+        });
+        audit_.pop_front();
+        ++audit_erased_;
+    }
 }
 
 Result<void> Tables::put_head(const HeadChange& change, Undo& undo) {
@@ -556,9 +669,13 @@ Result<void> Tables::apply(const Changeset& changes, Undo& undo) {
         undo.put(events_, {row.ns, row.revision}, row);
     }
     for (const KeyRow& row : changes.keys) undo.put(wraps_, wrap_key(row), row);
+    for (const KeyRef& ref : changes.erase_keys) undo.erase(wraps_, {ref.purpose, ref.ns, ref.generation.value_or(0)});
     for (const MetaRow& row : changes.meta) undo.put(meta_, row.name, row.value);
+    for (const std::string& name : changes.erase_meta) undo.erase(meta_, name);
+    erase_audit(changes.erase_audit_to, undo);
     for (const AuditRow& row : changes.audit) add_audit(row, undo);
     for (const HeadChange& change : changes.heads) KV_CHECK(put_head(change, undo));
+    for (const StreamId& stream : changes.erase_heads) undo.erase(heads_, stream);
     return {};
 }
 
@@ -601,8 +718,23 @@ public:
     Result<std::vector<AuditHead>> get_audit_heads(std::span<const StreamId> streams) override {
         return read([&](const Tables& tables) { return tables.get_audit_heads(streams); });
     }
-    Result<std::vector<AuditHead>> open_audit_heads(std::size_t limit) override {
-        return read([&](const Tables& tables) { return tables.open_audit_heads(limit); });
+    Result<std::vector<AuditHead>> unwitnessed_audit_heads(std::size_t limit) override {
+        return read([&](const Tables& tables) { return tables.unwitnessed_audit_heads(limit); });
+    }
+    Result<std::vector<EntryRow>> walk_entries(const EntryWalk& walk) override {
+        return read([&](const Tables& tables) { return tables.walk_entries(walk); });
+    }
+    Result<std::vector<VersionRow>> walk_versions(const VersionWalk& walk) override {
+        return read([&](const Tables& tables) { return tables.walk_versions(walk); });
+    }
+    Result<std::vector<EventRow>> walk_events(const EventWalk& walk) override {
+        return read([&](const Tables& tables) { return tables.walk_events(walk); });
+    }
+    Result<std::vector<AuditHead>> walk_audit_heads(const HeadWalk& walk) override {
+        return read([&](const Tables& tables) { return tables.walk_audit_heads(walk); });
+    }
+    Result<std::vector<KeyRow>> walk_keys(const KeyWalk& walk) override {
+        return read([&](const Tables& tables) { return tables.walk_keys(walk); });
     }
     Result<std::vector<MetaRow>> get_meta() override {
         return read([](const Tables& tables) { return tables.get_meta(); });
@@ -656,6 +788,21 @@ private:
     bool is_spoilt_ = false;
 };
 
+// A copy of the tables, whose rows are shared except for the audit log's.
+class MemorySnapshot final : public Answers<StorageReader, MemorySnapshot> {
+public:
+    MemorySnapshot(Tables tables, Clock& clock) : tables_(std::move(tables)), clock_(clock) {}
+    Result<Time> now() override { return clock_.now(); }
+    template <class F>
+    auto answer(F&& question) {
+        return question(tables_);
+    }
+
+private:
+    const Tables tables_;
+    Clock& clock_;
+};
+
 class MemoryStorage final : public Answers<Storage, MemoryStorage> {
 public:
     explicit MemoryStorage(Clock& clock) : clock_(clock) {}
@@ -669,6 +816,15 @@ public:
             return writer.commit();
         } catch (const std::exception&) {
             return Error{Errc::internal, "the write was ended by an exception"};
+        }
+    }
+
+    Result<std::unique_ptr<StorageReader>> snapshot() override {
+        try {
+            std::shared_lock lock(mutex_);
+            return std::unique_ptr<StorageReader>(std::make_unique<MemorySnapshot>(tables_, clock_));
+        } catch (const std::exception&) {
+            return Error{Errc::internal, "the memory storage ran out of memory"};
         }
     }
 

@@ -58,8 +58,23 @@ public:
     Result<std::vector<AuditHead>> get_audit_heads(std::span<const StreamId> streams) override {
         return answer([&](Questions& questions) { return questions.get_audit_heads(streams); });
     }
-    Result<std::vector<AuditHead>> open_audit_heads(std::size_t limit) override {
-        return answer([&](Questions& questions) { return questions.open_audit_heads(limit); });
+    Result<std::vector<AuditHead>> unwitnessed_audit_heads(std::size_t limit) override {
+        return answer([&](Questions& questions) { return questions.unwitnessed_audit_heads(limit); });
+    }
+    Result<std::vector<EntryRow>> walk_entries(const EntryWalk& walk) override {
+        return answer([&](Questions& questions) { return questions.walk_entries(walk); });
+    }
+    Result<std::vector<VersionRow>> walk_versions(const VersionWalk& walk) override {
+        return answer([&](Questions& questions) { return questions.walk_versions(walk); });
+    }
+    Result<std::vector<EventRow>> walk_events(const EventWalk& walk) override {
+        return answer([&](Questions& questions) { return questions.walk_events(walk); });
+    }
+    Result<std::vector<AuditHead>> walk_audit_heads(const HeadWalk& walk) override {
+        return answer([&](Questions& questions) { return questions.walk_audit_heads(walk); });
+    }
+    Result<std::vector<KeyRow>> walk_keys(const KeyWalk& walk) override {
+        return answer([&](Questions& questions) { return questions.walk_keys(walk); });
     }
     Result<std::vector<MetaRow>> get_meta() override {
         return answer([](Questions& questions) { return questions.get_meta(); });
@@ -189,7 +204,15 @@ public:
     Result<Time> now() override { return clock_.now(); }
     Result<void> write(const std::function<Result<void>(StorageWriter&)>& body) override;
     void idle() override;
-    Stats stats() override { return {file_size(file_.path() + "-wal"), file_size(file_.path())}; }
+    Result<std::unique_ptr<StorageReader>> snapshot() override {
+        return Error{Errc::unsupported, "this storage gives no snapshots"};
+    }
+    Stats stats() override {
+        Stats stats;
+        stats.wal_bytes = file_size(file_.path() + "-wal");
+        stats.database_bytes = file_size(file_.path());
+        return stats;
+    }
 
     template <class F>
     auto answer_with(F&& question) -> Result<decltype(question(std::declval<Questions&>()))>;

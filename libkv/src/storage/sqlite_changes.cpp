@@ -30,9 +30,9 @@ bool update_namespace(Connection& connection, const NamespaceRow& row) {
     run_with(connection,
              "update namespaces set description = ?4, is_secret = ?5, default_ttl_seconds = ?7, keeps_history = ?8,"
              " history_limit = ?9, deletion_protection = ?10, version = ?11, revision = ?12, key_generation = ?13,"
-             " seals = ?14, version_floor = ?15, changed_at = ?16, created_at = ?17, created_by = ?18,"
-             " updated_at = ?19, updated_by = ?20, mac = ?22"
-             " where id = ?1 and application_id = ?2 and name = ?3 and sealing = ?6 and deleted_at is ?21",
+             " seals = ?14, version_floor = ?15, version_base = ?16, changed_at = ?17, created_at = ?18,"
+             " created_by = ?19, updated_at = ?20, updated_by = ?21, mac = ?23"
+             " where id = ?1 and application_id = ?2 and name = ?3 and sealing = ?6 and deleted_at is ?22",
              row, namespace_columns);
     return connection.changes() == 1;
 }
@@ -41,12 +41,12 @@ void replace_namespace(Connection& connection, const NamespaceRow& row) {
     run_with(connection,
              "insert into namespaces (" KV_NAMESPACE_COLUMNS
              ") values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20,"
-             " ?21, ?22)"
+             " ?21, ?22, ?23)"
              " on conflict (id) do update set application_id = ?2, name = ?3, description = ?4, is_secret = ?5,"
              " sealing = ?6, default_ttl_seconds = ?7, keeps_history = ?8, history_limit = ?9,"
              " deletion_protection = ?10, version = ?11, revision = ?12, key_generation = ?13, seals = ?14,"
-             " version_floor = ?15, changed_at = ?16, created_at = ?17, created_by = ?18, updated_at = ?19,"
-             " updated_by = ?20, deleted_at = ?21, mac = ?22",
+             " version_floor = ?15, version_base = ?16, changed_at = ?17, created_at = ?18, created_by = ?19,"
+             " updated_at = ?20, updated_by = ?21, deleted_at = ?22, mac = ?23",
              row, namespace_columns);
 }
 
@@ -155,7 +155,7 @@ void put_meta(Connection& connection, const MetaRow& row) {
 void insert_audit(Connection& connection, const AuditRow& row) {
     run_with(connection,
              "insert into audit (" KV_AUDIT_COLUMNS
-             ") values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+             ") values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
              row, [](const auto& fields, auto&& io) { exchange_audit(fields, io); });
 }
 
@@ -165,13 +165,13 @@ Result<void> put_head(Connection& connection, const HeadChange& change) {
     if (before.sequence == 0) {
         connection
             .run("insert into audit_heads (stream, sequence, mac, closed) values (?, ?, ?, ?) on conflict do nothing",
-                 after.stream, after.sequence, after.mac, after.closed)
+                 after.stream, after.sequence, after.mac, after.state)
             .finish();
     } else {
         connection
             .run("update audit_heads set sequence = ?2, mac = ?3, closed = ?4"
                  " where stream = ?1 and sequence = ?5 and mac = ?6",
-                 after.stream, after.sequence, after.mac, after.closed, before.sequence, before.mac)
+                 after.stream, after.sequence, after.mac, after.state, before.sequence, before.mac)
             .finish();
     }
     if (connection.changes() != 1) return Error{Errc::invalid_state, "the audit stream has moved on"};
@@ -191,9 +191,23 @@ Result<void> apply(Connection& connection, const Changeset& changes) {
     for (const NamespaceId& id : changes.erase_namespaces) erase_namespace(connection, id);
     for (const EventRow& row : changes.events) insert_event(connection, row);
     for (const KeyRow& row : changes.keys) put_key(connection, row);
+    for (const KeyRef& ref : changes.erase_keys) {
+        connection
+            .run("delete from data_keys where purpose = ?1 and namespace_id = ?2 and generation = ?3", ref.purpose, ref.ns,
+                 ref.generation)
+            .finish();
+    }
     for (const MetaRow& row : changes.meta) put_meta(connection, row);
+    for (const std::string& name : changes.erase_meta) connection.run("delete from meta where name = ?1", name).finish();
     for (const AuditRow& row : changes.audit) insert_audit(connection, row);
     for (const HeadChange& change : changes.heads) KV_CHECK(put_head(connection, change));
+    // After the new rows: an empty table would count its positions from 1 again.
+    if (changes.erase_audit_to > 0) {
+        connection.run("delete from audit where position <= ?1", bound(changes.erase_audit_to)).finish();
+    }
+    for (const StreamId& stream : changes.erase_heads) {
+        connection.run("delete from audit_heads where stream = ?1", stream).finish();
+    }
     return {};
 }
 

@@ -78,6 +78,8 @@ template <>
 inline constexpr int last_of<EventKind> = 7;
 template <>
 inline constexpr int last_of<KeyPurpose> = 6;
+template <>
+inline constexpr int last_of<HeadState> = 2;
 
 // One run of a prepared statement: parameters are bound and columns read in order. Resets the statement when it dies,
 // because one left after its first row keeps its snapshot, and with it the WAL, for ever.

@@ -55,7 +55,8 @@ std::vector<Row> read_batch(Run run, std::size_t limit, std::size_t bytes, Read&
 }
 
 constexpr auto key_columns = [](auto& row, auto&& io) { exchange_key(row, io); };
-constexpr auto head_columns = [](auto& row, auto&& io) { io(row.stream, row.sequence, row.mac, row.closed); };
+constexpr auto event_columns = [](auto& row, auto&& io) { exchange_event(row, io); };
+constexpr auto head_columns = [](auto& row, auto&& io) { io(row.stream, row.sequence, row.mac, row.state); };
 
 }  // namespace
 
@@ -116,7 +117,7 @@ namespace {
 #define KV_NAMESPACES_IN_RANGE                                                                               \
     " (application_id, name, id) > (?1, ?2, ?3) and application_id <= ?4 and (?5 is null or name = ?5)"      \
     " and (?6 is null or deleted_at < ?6) and (?7 is null or sealing = ?7) and (?8 = 0 or deleted_at is null)" \
-    " order by application_id, name, id limit ?9"
+    " and (?9 is null or seals >= ?9) order by application_id, name, id limit ?10"
 
 // The few deleted or sealing ones have indexes of their own, because maintenance asks for them all the time.
 const char* namespaces_sql(const NamespaceRange& range) {
@@ -144,7 +145,7 @@ std::vector<NamespaceRow> Questions::scan_namespaces(const NamespaceRange& range
         run.bind(after_all_text);
     }
     run.bind(range.name, range.deleted_before, range.sealing, range.deleted == NamespaceRange::Deleted::live,
-             bound(range.limit));
+             range.seals_from, bound(range.limit));
     std::vector<NamespaceRow> rows;
     while (run.next()) rows.push_back(read_namespace(run));
     return rows;
@@ -303,7 +304,7 @@ std::vector<EventRow> Questions::scan_events(const EventRange& range) {
                               " from outbox where namespace_id = ?1 and revision > ?2 order by revision limit ?3",
                               range.ns, bound(range.after), bound(range.limit));
     std::vector<EventRow> rows;
-    read_all(run, rows, [](auto& row, auto&& io) { exchange_event(row, io); });
+    read_all(run, rows, event_columns);
     return rows;
 }
 
@@ -317,17 +318,21 @@ const char* due_sql(DueRange::Kind kind) {
     switch (kind) {
         case DueRange::Kind::expired:
             return KV_DUE_ENTRIES "entries_expiring where is_tombstone = 0 and expires_at <= ?3"
+                                  " and (expires_at, id) > (?4, ?5)"
                                   " and (?2 is null or namespace_id = ?2) order by expires_at, id";
         case DueRange::Kind::hidden:
             return KV_DUE_ENTRIES "entries_hidden where hidden_since <= ?3"
+                                  " and (hidden_since, id) > (?4, ?5)"
                                   " and (?2 is null or namespace_id = ?2) order by hidden_since, id";
         case DueRange::Kind::tombstones:
             return KV_DUE_ENTRIES "entries_forgettable where is_tombstone = 1 and hidden_since is null"
                                   " and has_history = 0 and updated_at <= ?3"
+                                  " and (updated_at, id) > (?4, ?5)"
                                   " and (?2 is null or namespace_id = ?2) order by updated_at, id";
         case DueRange::Kind::generation:
             return KV_DUE_ENTRIES "entries_by_generation where namespace_id = ?2 and is_tombstone = 0"
-                                  " and key_generation < ?3 order by key_generation";
+                                  " and key_generation < ?3 and (key_generation, id) > (?4, ?5)"
+                                  " order by key_generation, id";
         case DueRange::Kind::all: break;
     }
     return KV_DUE_ENTRIES "entries_by_key where namespace_id = ?2 order by key_path";
@@ -337,24 +342,98 @@ const char* due_sql(DueRange::Kind kind) {
 
 std::vector<EntryRow> Questions::scan_due(const DueRange& range) {
     Run run = connection_.run(due_sql(range.kind), range.values, range.ns);
+    const DueRange::After start{Time::min(), 0, {}};
+    const DueRange::After& after = range.after ? *range.after : start;
     if (range.kind == DueRange::Kind::generation) {
-        run.bind(range.generation);
+        run.bind(range.generation, after.generation, after.id);
     } else if (range.kind != DueRange::Kind::all) {
-        run.bind(range.before);
+        run.bind(range.before, after.at, after.id);
     }
     return read_batch<EntryRow>(std::move(run), range.limit, range.bytes, read_entry);
 }
 
-std::vector<VersionRow> Questions::scan_due_versions(const DueVersionRange& range) {
-    std::vector<VersionRow> rows = read_batch<VersionRow>(
-        connection_.run("select " KV_VERSION_COLUMNS ", value from versions indexed by versions_by_generation"
-                        " where namespace_id = ?1 and is_tombstone = 0 and key_generation < ?2 order by key_generation",
-                        range.ns, range.generation),
-        range.limit, range.bytes, read_version);
+void Questions::name_keys(std::vector<VersionRow>& rows) {
     for (VersionRow& row : rows) {
         Run run = connection_.run("select key_path from entries where id = ?1", row.entry_id);
         if (run.next()) row.key_path = run.text(0);
     }
+}
+
+std::vector<VersionRow> Questions::scan_due_versions(const DueVersionRange& range) {
+    const DueVersionRange::After start;
+    const DueVersionRange::After& after = range.after ? *range.after : start;
+    std::vector<VersionRow> rows = read_batch<VersionRow>(
+        connection_.run("select " KV_VERSION_COLUMNS ", value from versions indexed by versions_by_generation"
+                        " where namespace_id = ?1 and is_tombstone = 0 and key_generation < ?2"
+                        " and (key_generation, entry_id, version) > (?3, ?4, ?5)"
+                        " order by key_generation, entry_id, version",
+                        range.ns, range.generation, after.generation, after.entry_id, after.version),
+        range.limit, range.bytes, read_version);
+    name_keys(rows);
+    return rows;
+}
+
+// ---- walks ----
+// Each begins behind a place that is below every row: ids of zeros are nobody's.
+
+std::vector<EntryRow> Questions::walk_entries(const EntryWalk& walk) {
+    const EntryWalk::After start;
+    const EntryWalk::After& after = walk.after ? *walk.after : start;
+    return read_batch<EntryRow>(
+        connection_.run("select " KV_ENTRY_COLUMNS ", iif(?1, value, x'') from entries indexed by entries_by_key"
+                        " where (namespace_id, key_path) > (?2, ?3) order by namespace_id, key_path",
+                        walk.values, after.ns, after.key_path),
+        walk.limit, walk.bytes, read_entry);
+}
+
+std::vector<VersionRow> Questions::walk_versions(const VersionWalk& walk) {
+    const VersionWalk::After start;
+    const VersionWalk::After& after = walk.after ? *walk.after : start;
+    std::vector<VersionRow> rows = read_batch<VersionRow>(
+        connection_.run("select " KV_VERSION_COLUMNS ", iif(?1, value, x'') from versions"
+                        " where (entry_id, version) > (?2, ?3) order by entry_id, version",
+                        walk.values, after.entry_id, after.version),
+        walk.limit, walk.bytes, read_version);
+    name_keys(rows);
+    return rows;
+}
+
+std::vector<EventRow> Questions::walk_events(const EventWalk& walk) {
+    const EventWalk::After start;
+    const EventWalk::After& after = walk.after ? *walk.after : start;
+    Run run = connection_.run("select " KV_EVENT_COLUMNS
+                              " from outbox where (namespace_id, revision) > (?1, ?2)"
+                              " order by namespace_id, revision limit ?3",
+                              after.ns, after.revision, bound(walk.limit));
+    std::vector<EventRow> rows;
+    read_all(run, rows, event_columns);
+    return rows;
+}
+
+std::vector<AuditHead> Questions::walk_audit_heads(const HeadWalk& walk) {
+    const StreamId after = walk.after.value_or(StreamId{});
+    Run run = connection_.run("select stream, sequence, mac, closed from audit_heads where stream > ?1"
+                              " order by stream limit ?2",
+                              after, bound(walk.limit));
+    std::vector<AuditHead> heads;
+    read_all(run, heads, head_columns);
+    return heads;
+}
+
+std::vector<KeyRow> Questions::walk_keys(const KeyWalk& walk) {
+    const KeyWalk::After start{KeyPurpose{}, {}, 0};
+    const KeyWalk::After& after = walk.after ? *walk.after : start;
+    Run run = connection_.run("select " KV_KEY_COLUMNS
+                              " from data_keys where (purpose, namespace_id, generation) > (?1, ?2, ?3)"
+                              " and (?4 = '' or ?4 in (wrap_key_id, second_wrap_key_id))"
+                              " and (?5 = '' or ?5 not in (wrap_key_id, second_wrap_key_id))"
+                              " and (not ?6 or (purpose = ?7 and generation <"
+                              " (select key_generation from namespaces where id = data_keys.namespace_id)))"
+                              " order by purpose, namespace_id, generation limit ?8",
+                              after.purpose, after.ns, after.generation, walk.wrapped_by, walk.not_wrapped_by,
+                              walk.outdated, KeyPurpose::data, bound(walk.limit));
+    std::vector<KeyRow> rows;
+    read_all(run, rows, key_columns);
     return rows;
 }
 
@@ -390,9 +469,9 @@ std::vector<AuditHead> Questions::get_audit_heads(std::span<const StreamId> stre
     return heads;
 }
 
-std::vector<AuditHead> Questions::open_audit_heads(std::size_t limit) {
+std::vector<AuditHead> Questions::unwitnessed_audit_heads(std::size_t limit) {
     Run run = connection_.run(
-        "select stream, sequence, mac, closed from audit_heads where closed = 0 order by stream limit ?1", bound(limit));
+        "select stream, sequence, mac, closed from audit_heads where closed <> 2 order by stream limit ?1", bound(limit));
     std::vector<AuditHead> heads;
     read_all(run, heads, head_columns);
     return heads;

@@ -29,12 +29,19 @@ public:
     std::vector<KeyRow> get_keys(std::span<const KeyRef> refs);
     std::vector<KeyRow> internal_keys();
     std::vector<AuditHead> get_audit_heads(std::span<const StreamId> streams);
-    std::vector<AuditHead> open_audit_heads(std::size_t limit);
+    std::vector<AuditHead> unwitnessed_audit_heads(std::size_t limit);
     std::vector<MetaRow> get_meta();
+
+    std::vector<EntryRow> walk_entries(const EntryWalk& walk);
+    std::vector<VersionRow> walk_versions(const VersionWalk& walk);
+    std::vector<EventRow> walk_events(const EventWalk& walk);
+    std::vector<AuditHead> walk_audit_heads(const HeadWalk& walk);
+    std::vector<KeyRow> walk_keys(const KeyWalk& walk);
 
 private:
     bool find_entry(const NamespaceId& ns, const std::string& key_path, Want want, Found& found);
     void find_version(const VersionPick& pick, Want want, Found& found);
+    void name_keys(std::vector<VersionRow>& rows);
     AuditPage scan_audit_newest(const AuditRange& range);
     AuditPage scan_audit_oldest(const AuditRange& range);
 

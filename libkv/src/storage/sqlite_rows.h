@@ -5,8 +5,8 @@
 // function hands every field of a row, in that order, to `io`, which binds or reads them.
 #define KV_NAMESPACE_COLUMNS                                                                                          \
     "id, application_id, name, description, is_secret, sealing, default_ttl_seconds, keeps_history, history_limit, " \
-    "deletion_protection, version, revision, key_generation, seals, version_floor, changed_at, created_at, "         \
-    "created_by, updated_at, updated_by, deleted_at, mac"
+    "deletion_protection, version, revision, key_generation, seals, version_floor, version_base, changed_at, "       \
+    "created_at, created_by, updated_at, updated_by, deleted_at, mac"
 #define KV_ENTRY_COLUMNS                                                                                              \
     "id, namespace_id, key_path, is_tombstone, value_type, key_generation, version, revision, reason, comment, "     \
     "rolled_back_from, ttl_seconds, expires_at, metadata, history_floor, hidden_since, created_at, created_by, "     \
@@ -16,7 +16,7 @@
     "rolled_back_from, ttl_seconds, expires_at, metadata, changed_at, changed_by, request_id"
 #define KV_AUDIT_COLUMNS                                                                                              \
     "stream, sequence, at, namespace_id, entry_id, key_path, action, operation, user_id, credential_id, "            \
-    "application_id, peer, request_id, success, reason, version, count, mac"
+    "application_id, peer, request_id, success, reason, version, revision, count, mac"
 #define KV_EVENT_COLUMNS "namespace_id, revision, entry_id, key_path, kind, version, at, user_id"
 #define KV_KEY_COLUMNS                                                                                                \
     "purpose, namespace_id, generation, application_id, created_at, wrap_key_id, wrap, second_wrap_key_id, "         \
@@ -28,7 +28,7 @@ template <class Row, class Io>
 void exchange_namespace(Row& row, Io&& io) {
     io(row.id, row.application_id, row.name, row.description, row.is_secret, row.sealing, row.default_ttl_seconds,
        row.keeps_history, row.history_limit, row.deletion_protection, row.version, row.revision, row.key_generation,
-       row.seals, row.version_floor, row.changed_at, row.created_at, row.created_by, row.updated_at, row.updated_by,
+       row.seals, row.version_floor, row.version_base, row.changed_at, row.created_at, row.created_by, row.updated_at, row.updated_by,
        row.deleted_at, row.mac);
 }
 
@@ -52,7 +52,8 @@ void exchange_audit(Row& row, Io&& io) {
     auto& record = row.record;
     io(record.stream, record.sequence, record.timestamp, record.namespace_id, record.entry_id, record.key_path,
        record.action, record.operation, record.user_id, record.credential_id, record.application_id, record.peer,
-       record.request_id, record.success, record.reason, record.version, record.count, row.mac);
+       record.request_id, record.success, record.reason, record.version, record.revision, record.count,
+       row.mac);
 }
 
 template <class Row, class Io>

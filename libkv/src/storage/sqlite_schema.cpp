@@ -3,7 +3,7 @@
 namespace kv::sqlite {
 namespace {
 
-constexpr std::int64_t schema_version = 1;
+constexpr std::int64_t schema_version = 2;
 constexpr std::int64_t application_id = 0x6b764b56;  // "kvKV"
 
 // Ids are the 16 bytes of a UUID: lower(hex(id)) shows them. Times are microseconds since 1970 in UTC:
@@ -33,6 +33,7 @@ create table namespaces (
     key_generation integer not null,
     seals integer not null,
     version_floor integer not null,
+    version_base integer not null default 0,
     changed_at integer not null,
     created_at integer not null,
     created_by text not null,
@@ -72,7 +73,7 @@ create table entries (
     value blob not null
 ) strict;
 create unique index entries_by_key on entries (namespace_id, key_path);
-create index entries_by_generation on entries (namespace_id, is_tombstone, key_generation);
+create index entries_by_generation on entries (namespace_id, is_tombstone, key_generation, id);
 create index entries_expiring on entries (expires_at, id) where is_tombstone = 0 and expires_at is not null;
 create index entries_hidden on entries (hidden_since, id) where hidden_since is not null;
 create index entries_forgettable on entries (updated_at, id)
@@ -98,7 +99,8 @@ create table versions (
     value blob not null,
     primary key (entry_id, version)
 ) strict;
-create index versions_by_generation on versions (namespace_id, key_generation) where is_tombstone = 0;
+create index versions_by_generation on versions (namespace_id, key_generation, entry_id, version)
+    where is_tombstone = 0;
 
 create table audit (
     position integer not null primary key,
@@ -118,6 +120,7 @@ create table audit (
     success integer not null,
     reason text not null,
     version integer,
+    revision integer,
     count integer not null,
     mac blob not null
 ) strict;
@@ -155,9 +158,9 @@ create table data_keys (
     primary key (purpose, namespace_id, generation)
 ) strict, without rowid;
 
-insert into meta (name, value) values ('storage.schema_version', '1');
+insert into meta (name, value) values ('storage.schema_version', '2');
 pragma application_id = 0x6b764b56;
-pragma user_version = 1;
+pragma user_version = 2;
 )sql";
 
 Error foreign() { return {Errc::integrity, "the file is a database of another program"}; }

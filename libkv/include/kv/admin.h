@@ -1,0 +1,123 @@
+#pragma once
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "kv/options.h"
+#include "kv/storage.h"
+
+// What an operator does with a whole store: check it, copy it, bring it back. The functions here work on a storage that no
+// Store serves, or that one serves elsewhere; Store has the same for a running one.
+namespace kv {
+
+// ---- verification ----
+
+// One thing that is not as it should be. `kind` is one of a fixed list of names, see finding_kinds().
+struct Finding {
+    std::string kind;
+    std::string message;  // our words, ids, key paths and numbers; never a value
+    std::optional<NamespaceId> ns = {};
+    std::string key_path = {};
+    std::optional<std::uint64_t> version = {};
+    std::optional<StreamId> stream = {};
+    std::optional<std::uint64_t> sequence = {};
+};
+// "audit-row", "sealed-value"...: what verification can find, in the order of its steps.
+KV_EXPORT const std::vector<std::string_view>& finding_kinds();
+
+struct VerifyProgress {
+    std::string_view stage;  // "keys", "namespaces", "audit", "entries", "versions"
+    std::uint64_t done = 0;  // rows of that stage
+};
+
+struct VerifyOptions {
+    // Heads noted down elsewhere earlier: their rows must still be there.
+    std::vector<AuditHead> anchors;
+    std::size_t findings_max = 100;
+    // Called now and then; false ends the verification with Errc::invalid_state.
+    std::function<bool(const VerifyProgress&)> progress;
+};
+
+struct VerifyReport {
+    std::vector<Finding> findings;     // the first of each kind always, then more as they come
+    std::uint64_t findings_total = 0;  // with those left out
+    std::uint64_t keys = 0;
+    std::uint64_t namespaces = 0;
+    std::uint64_t streams = 0;
+    std::uint64_t audit_rows = 0;
+    std::uint64_t entries = 0;
+    std::uint64_t versions = 0;
+    std::uint64_t values_opened = 0;
+    std::vector<std::string> notes;    // what could not be checked, and why
+
+    bool is_sound() const noexcept { return findings_total == 0; }
+};
+
+// Walks every audit stream, opens every sealed value, and holds each entry against the last version audited for it. The
+// storage may be served meanwhile: what changes under way is no finding. Memory: about 64 bytes an entry.
+// Errors: wrong_key, unavailable, invalid_state (cancelled); what is wrong with the rows stands in the report.
+KV_EXPORT Result<VerifyReport> verify(Storage& storage, KeyProvider& keys, const VerifyOptions& options);
+// The same with the audit key alone (see export_audit_key()): streams and versions, but no values, keys or namespaces.
+KV_EXPORT Result<VerifyReport> verify_audit(Storage& storage, const SecretBytes& audit_key, const VerifyOptions& options);
+
+// The key that proves the audit log, and nothing else: for an auditor. 32 bytes.
+KV_EXPORT Result<SecretBytes> export_audit_key(Storage& storage, KeyProvider& keys);
+
+// Reads the heads that kvd logged ("audit-head stream=... sequence=... mac=...", as text or JSON lines) among other lines.
+KV_EXPORT std::vector<AuditHead> parse_anchors(std::string_view text);
+
+// ---- keys ----
+
+struct KeyCheck {
+    std::string key_id;                 // of the key that was tried
+    std::vector<std::string> wrapped_by;  // key ids that open the store
+    std::uint64_t keys = 0;             // key rows that the key opens
+    std::uint64_t unwrapped = 0;        // key rows that it does not
+};
+// A drill for the copy in the safe: opens every stored key with it. Errc::wrong_key if it is another store's.
+KV_EXPORT Result<KeyCheck> check_key(Storage& storage, KeyProvider& keys);
+
+// ---- backup ----
+
+struct BackupInfo {
+    std::uint32_t format = 0;
+    std::string epoch;
+    Time taken_at;
+    std::vector<std::string> key_ids;  // of the master keys that open it
+    std::uint64_t namespaces = 0;      // the rest is known at the end only
+    std::uint64_t entries = 0;
+    std::uint64_t versions = 0;
+    std::uint64_t audit_rows = 0;
+    std::uint64_t bytes = 0;
+};
+
+// BackupReader gives a backup piece by piece: the rows of one snapshot, sealed values as they lie there, a header with
+// epoch and key ids before them and a MAC over everything behind. It holds the snapshot until it is destroyed.
+//
+// Threads: one at a time.
+class KV_EXPORT BackupReader {
+public:
+    virtual ~BackupReader();
+    // Appends the next piece (about 64 KiB) to `out`; false: that was the last one.
+    virtual Result<bool> next(std::string& out) = 0;
+    virtual const BackupInfo& info() const = 0;
+};
+// Borrows the storage.
+KV_EXPORT Result<std::unique_ptr<BackupReader>> open_backup(Storage& storage, KeyProvider& keys);
+
+// Gives the pieces of a backup in order, as many bytes as it likes; an empty string: the end.
+using BackupSource = std::function<Result<std::string>()>;
+
+// Fills an empty storage from a backup and begins a new epoch. Errc::wrong_key, newer_schema (format), integrity (cut short
+// or changed), invalid_state (the storage holds a store already). The storage is worthless after a failure.
+KV_EXPORT Result<BackupInfo> restore_backup(const BackupSource& source, Storage& target, KeyProvider& keys);
+
+// Draws a new epoch and raises what versions begin with, so that nothing of a future that was lost (by a restore, by
+// recovery to a point in time) is ever taken for something of this one. Recorded. Answers the new epoch.
+KV_EXPORT Result<std::string> begin_epoch(Storage& storage, KeyProvider& keys);
+
+}  // namespace kv
