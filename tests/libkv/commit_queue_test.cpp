@@ -294,7 +294,7 @@ TEST_CASE("while the head cannot be asked, the callers hear that the outcome is 
         CHECK(commit());
         CHECK(queue.head().stream != first);
         CHECK(queue.last_failure());
-        CHECK(stored_head(kv, first).state == HeadState::open);
+        CHECK(stored_head(kv, first).state == HeadState::witnessed);
         queue.stop();
         CHECK(stored_head(kv, queue.head().stream).state == HeadState::closed);
     }
