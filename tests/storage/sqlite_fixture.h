@@ -89,7 +89,7 @@ inline Result<void> put(Storage& storage, std::vector<EntryRow> rows) {
 }
 
 // Of the entry at "key"; "none" without one, "failed" if it cannot be read.
-inline std::string value(Storage& storage, const std::string& key = "key") {
+inline std::string value(StorageReader& storage, const std::string& key = "key") {
     const EntryRef ref{ns(), key};
     const auto found = storage.find({&ref, 1}, {.value = true});
     if (!found) return "failed";

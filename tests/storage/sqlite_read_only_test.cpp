@@ -83,6 +83,21 @@ TEST_CASE("who only reads can change nothing and holds no lock") {
     CHECK_FALSE(fs::exists(folder.database.string() + ".reserve"));
 }
 
+TEST_CASE("a snapshot of a database that another opener serves stays as it was") {
+    Folder folder;
+    auto served = folder.open();
+    CHECK(put(*served, {entry(1, "key", "one")}));
+    auto reading = try_read(folder).value();
+    auto snapshot = reading->snapshot().value();
+    for (int i = 0; i < 3; ++i) CHECK(put(*served, {entry(1, "key", "two")}));
+    served->idle();
+    CHECK(value(*snapshot) == "one");
+    served.reset();
+    served = folder.open();
+    CHECK(value(*snapshot) == "one");
+    CHECK(value(*reading) == "two");
+}
+
 TEST_CASE("what a killed process left in its WAL is read, and stays in it") {
     Folder folder;
     write_and_die(folder);

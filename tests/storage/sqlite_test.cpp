@@ -472,6 +472,66 @@ TEST_CASE("a disk that fails while a database is made leaves something that can 
     }
 }
 
+// ---- snapshots ----
+
+TEST_CASE("a snapshot keeps the WAL from being emptied only while it lives") {
+    Folder folder;
+    auto storage = folder.open();
+    CHECK(put(*storage, {entry(1, "key", "old")}));
+    auto snapshot = storage->snapshot().value();
+    for (int i = 0; i < 40; ++i) CHECK(put(*storage, {entry(1, "key", std::string(256 << 10, char('a' + i % 26)))}));
+    storage->idle();
+    CHECK(storage->stats().wal_bytes > 8u << 20);
+    CHECK(value(*snapshot) == "old");
+    snapshot.reset();
+    storage->idle();
+    CHECK(storage->stats().wal_bytes == 0);
+}
+
+TEST_CASE("snapshots are not counted among the read connections") {
+    Folder folder;
+    auto storage = open_sqlite_storage({.path = folder.database.string(), .readers = 1}, folder.clock).value();
+    CHECK(put(*storage, {entry(1, "key", "old")}));
+    std::vector<std::unique_ptr<StorageReader>> snapshots;
+    for (int i = 0; i < 3; ++i) snapshots.push_back(storage->snapshot().value());
+    CHECK(value(*storage) == "old");
+    CHECK(storage->write([&](StorageWriter&) -> Result<void> {
+        KV_CHECK(storage->snapshot());  // does not wait for the write
+        return {};
+    }));
+}
+
+TEST_CASE("a snapshot outlives a failed commit, and what the commit left in the WAL never comes to light") {
+    FaultyFolder folder;
+    auto snapshot = folder.storage->snapshot().value();
+    for (int round = 0; round < 3; ++round) {
+        folder.vfs.fail_once(Op::sync, true, SQLITE_IOERR_FSYNC);
+        CHECK(put(*folder.storage, {entry(1, "key", "new")}) == Errc::outcome_unknown);
+        CHECK(value(*folder.storage) == "old");
+        CHECK(value(*snapshot) == "old");
+        Folder crashed;  // the machine stops here
+        for (const char* suffix : {"", "-wal"}) {
+            fs::copy_file(folder.database.string() + suffix, crashed.database.string() + suffix);
+        }
+        CHECK(value(*crashed.open()) == "old");
+    }
+    CHECK(put(*folder.storage, {entry(1, "key", "newer")}));
+    CHECK(value(*snapshot) == "old");
+    CHECK(value(*folder.storage->snapshot().value()) == "newer");
+    snapshot.reset();
+    folder.storage->idle();
+    CHECK(folder.storage->stats().wal_bytes == 0);
+}
+
+TEST_CASE("a snapshot can be taken as soon as the disk works again") {
+    FaultyFolder folder;
+    folder.vfs.fail_always(SQLITE_IOERR);
+    CHECK_FALSE(put(*folder.storage, {entry(1, "key", "new")}));
+    CHECK(folder.storage->snapshot() == Errc::unavailable);
+    folder.vfs.fault = {};
+    CHECK(value(*folder.storage->snapshot().value()) == "old");
+}
+
 TEST_CASE("readers wait for one another when connections are few") {
     Folder folder;
     auto storage = open_sqlite_storage({.path = folder.database.string(), .readers = 0}, folder.clock).value();

@@ -75,9 +75,7 @@ public:
     Result<Time> now() override { return clock_.now(); }
     Result<void> write(const std::function<Result<void>(StorageWriter&)>& body) override;
     void idle() override;
-    Result<std::unique_ptr<StorageReader>> snapshot() override {
-        return Error{Errc::unsupported, "this storage gives no snapshots"};
-    }
+    Result<std::unique_ptr<StorageReader>> snapshot() override;
     Stats stats() override { return file_.stats(); }
 
     template <class F>
@@ -106,6 +104,9 @@ private:
 
 // After a failed commit the WAL may hold a transaction that only a crash would bring to light. Closing every connection
 // and opening anew lets SQLite's recovery decide now, and the checkpoint puts on disk what it decided.
+//
+// A snapshot, or another process that reads the file, may keep its connection meanwhile: then there is no recovery, the
+// transaction stays out, and the WAL cannot start anew. So a commit is written over what the failed one left.
 Result<void> SqliteStorage::open_writer() {
     auto opened = guard([&] {
         auto writer = std::make_unique<Connection>(source_.path, source_.vfs, Role::writer);
@@ -117,10 +118,12 @@ Result<void> SqliteStorage::open_writer() {
         return prepared;
     });
     KV_CHECK(opened);
-    auto checkpointed = guard([&] { return writer_->checkpoint_truncate(); });
-    if (!checkpointed && checkpointed.error().code != Errc::storage_full) {
+    auto settled = guard([&] {
+        if (!writer_->checkpoint_truncate()) rewrite_schema_version(*writer_);
+    });
+    if (!settled && settled.error().code != Errc::storage_full) {
         close_all();
-        return std::move(checkpointed).error();
+        return std::move(settled).error();
     }
     checkpoint_at_ = wal_pages_checkpoint;
     readers_.reopen();
@@ -147,6 +150,14 @@ Result<std::unique_ptr<Connection>> SqliteStorage::take_reader() {
         KV_CHECK(ensure_open());
     }
     return Error{Errc::unavailable, "the database is being opened again"};
+}
+
+Result<std::unique_ptr<StorageReader>> SqliteStorage::snapshot() {
+    if (readers_.is_closed()) {
+        std::lock_guard one_at_a_time(write_mutex_);
+        KV_CHECK(ensure_open());
+    }
+    return make_snapshot(source_, clock_);
 }
 
 template <class F>

@@ -198,6 +198,12 @@ Result<void> check_name(Connection& connection) {
 
 std::int64_t read_schema_version(Connection& connection) { return connection.ask_integer("pragma user_version"); }
 
+// SQLite writes no page for an update that leaves a row as it is; this number it always writes.
+void rewrite_schema_version(Connection& connection) {
+    static const std::string sql = "pragma user_version = " + std::to_string(schema_version);
+    connection.execute(sql.c_str());
+}
+
 Result<void> prepare_schema(Connection& connection) {
     KV_TRY(const std::int64_t version, find_version(connection));
     if (version != 0 && version < schema_version) return foreign();

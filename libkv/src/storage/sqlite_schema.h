@@ -13,4 +13,7 @@ Result<void> check_schema(Connection& connection);
 // Of a database of ours. Throws Failure.
 std::int64_t read_schema_version(Connection& connection);
 
+// A commit that changes a page of the file and nothing in it. Throws Failure.
+void rewrite_schema_version(Connection& connection);
+
 }  // namespace kv::sqlite
