@@ -110,7 +110,7 @@ private:
 Result<void> SqliteStorage::open_writer() {
     auto opened = guard([&] {
         auto writer = std::make_unique<Connection>(source_.path, source_.vfs, Role::writer);
-        Result<void> prepared = prepare_schema(*writer);
+        Result<void> prepared = prepare_schema(*writer, source_.path);
         if (prepared) {
             writer->allow_checkpoint_on_close();
             writer_ = std::move(writer);
