@@ -18,6 +18,7 @@
     "stream, sequence, at, namespace_id, entry_id, key_path, action, operation, user_id, credential_id, "            \
     "application_id, peer, request_id, success, reason, version, revision, count, mac"
 #define KV_EVENT_COLUMNS "namespace_id, revision, entry_id, key_path, kind, version, at, user_id"
+#define KV_HEAD_COLUMNS "stream, sequence, mac, closed"
 #define KV_KEY_COLUMNS                                                                                                \
     "purpose, namespace_id, generation, application_id, created_at, wrap_key_id, wrap, second_wrap_key_id, "         \
     "second_wrap, commitment"
