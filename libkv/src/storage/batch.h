@@ -13,7 +13,7 @@ public:
 
     bool is_full() const { return rows_.size() >= limit_ || held_ > bytes_; }
     void add(Row row) {
-        if constexpr (requires { row.value; }) held_ += row.value.size();
+        held_ += row.value.size();
         rows_.push_back(std::move(row));
     }
     std::vector<Row> take() { return std::move(rows_); }

@@ -78,28 +78,27 @@ std::vector<Row> read_due(Run run, std::size_t limit, std::size_t bytes, Read&& 
 }
 
 // A page behind whose last row the next begins. A row is lost if somebody made its place in the order unreadable, so that
-// nothing can begin behind it: it stands before a row that is not lost, at most `limit` of them do, and without values.
-// Where there is no such row any more, the lost ones are the last page.
+// nothing can begin behind it: it stands in the page of the next row that is not lost, before it, without its value and if there is
+// room. Where there is no such row any more, the lost ones are the last page.
 template <class Row, class Read, class IsLost>
 std::vector<Row> read_page(Run run, std::size_t limit, std::size_t bytes, Read&& read, IsLost&& is_lost) {
-    Batch<Row> batch(limit, bytes);
-    std::vector<Row> before;  // lost rows before the last one of the batch
-    std::vector<Row> behind;
-    while (!batch.is_full() && run.next()) {
+    std::vector<Row> rows;
+    std::vector<Row> lost;  // since the last of `rows`
+    std::size_t held = 0;
+    while (rows.size() < limit && held <= bytes && run.next()) {
         Row row = read(run);
-        if (!is_lost(row)) {
-            batch.add(std::move(row));
-            std::move(behind.begin(), behind.end(), std::back_inserter(before));
-            behind.clear();
-        } else if (before.size() + behind.size() < limit) {
+        if (is_lost(row)) {
             if constexpr (requires { row.value; }) row.value.clear();
-            behind.push_back(std::move(row));
+            if (lost.size() < limit) lost.push_back(std::move(row));
+            continue;
         }
+        lost.resize(std::min(lost.size(), limit - rows.size() - 1));
+        std::move(lost.begin(), lost.end(), std::back_inserter(rows));
+        lost.clear();
+        if constexpr (requires { row.value; }) held += row.value.size();
+        rows.push_back(std::move(row));
     }
-    std::vector<Row> rows = batch.take();
-    if (rows.empty()) return behind;
-    rows.insert(rows.begin(), std::make_move_iterator(before.begin()), std::make_move_iterator(before.end()));
-    return rows;
+    return rows.empty() ? lost : rows;
 }
 
 }  // namespace
