@@ -281,7 +281,8 @@ TEST_CASE("a walk meets the rows whose place is unreadable, and goes on and ends
                       [](const EntryRow& row) { return row.key_path + (row.ns.is_nil() ? "!" : "=" + row.value); });
     };
     const auto spoil = [&](const char* id, const char* key) {
-        Shell(folder.database).run(std::string("update entries set namespace_id = ") + id + " where key_path = '" + key + "'");
+        Shell(folder.database)
+            .run(std::string("update entries set namespace_id = ") + id + " where key_path = '" + key + "'");
     };
     CHECK(walk(2) == "k1=1 k2=2 |k3=3 k4=4 |k5=5 |");
     spoil("x'00'", "k2");
@@ -319,8 +320,11 @@ struct WalkedFolder : Folder {
     }
     // `ID` stands for the column.
     void spoil(const std::string& change) {
-        const std::pair<const char*, const char*> columns[] = {
-            {"namespaces", "id"}, {"versions", "entry_id"}, {"outbox", "namespace_id"}, {"data_keys", "namespace_id"}, {"audit_heads", "stream"}};
+        const std::pair<const char*, const char*> columns[] = {{"namespaces", "id"},
+                                                               {"versions", "entry_id"},
+                                                               {"outbox", "namespace_id"},
+                                                               {"data_keys", "namespace_id"},
+                                                               {"audit_heads", "stream"}};
         for (const auto& [table, column] : columns) {
             std::string sql = std::string("update ") + table + " set ID = " + change;
             for (std::size_t at; (at = sql.find("ID")) != std::string::npos;) sql.replace(at, 2, column);
@@ -332,7 +336,8 @@ struct WalkedFolder : Folder {
         auto storage = open();
         const auto mark = [](const auto&) { return "."; };
         const std::string all[] = {
-            walked(NamespaceRange{.deleted = NamespaceRange::Deleted::both}, limit, [&](const auto& range) { return storage->scan_namespaces(range); },
+            walked(NamespaceRange{.deleted = NamespaceRange::Deleted::both}, limit,
+                   [&](const auto& range) { return storage->scan_namespaces(range); },
                    [](const auto& row) { return NamespaceRange::After{row.application_id, row.name, row.id}; }, mark),
             walked(VersionWalk{}, limit, [&](const auto& walk) { return storage->walk_versions(walk); },
                    [](const auto& row) { return VersionWalk::After{row.entry_id, row.version}; }, mark),

@@ -78,8 +78,8 @@ std::vector<Row> read_due(Run run, std::size_t limit, std::size_t bytes, Read&& 
 }
 
 // A page behind whose last row the next begins. A row is lost if somebody made its place in the order unreadable, so that
-// nothing can begin behind it: it stands in the page of the next row that is not lost, before it, without its value and if there is
-// room. Where there is no such row any more, the lost ones are the last page.
+// nothing can begin behind it: it stands in the page of the next row that is not lost, before it, without its value and
+// if there is room. Where there is no such row any more, the lost ones are the last page.
 template <class Row, class Read, class IsLost>
 std::vector<Row> read_page(Run run, std::size_t limit, std::size_t bytes, Read&& read, IsLost&& is_lost) {
     std::vector<Row> rows;

@@ -29,8 +29,8 @@ template <class Row, class Io>
 void exchange_namespace(Row& row, Io&& io) {
     io(row.id, row.application_id, row.name, row.description, row.is_secret, row.sealing, row.default_ttl_seconds,
        row.keeps_history, row.history_limit, row.deletion_protection, row.version, row.revision, row.key_generation,
-       row.seals, row.version_floor, row.version_base, row.changed_at, row.created_at, row.created_by, row.updated_at, row.updated_by,
-       row.deleted_at, row.mac);
+       row.seals, row.version_floor, row.version_base, row.changed_at, row.created_at, row.created_by, row.updated_at,
+       row.updated_by, row.deleted_at, row.mac);
 }
 
 template <class Row, class Io>
