@@ -9,13 +9,15 @@
 
 #include "commit_queue.h"
 #include "kv/options.h"
+#include "rekey.h"
+#include "rewrap.h"
+#include "steps.h"
 #include "ticket.h"
 
 namespace kv {
 
 // Maintenance does what is due, in bounded batches that are commit groups of their own: it ends expired entries, destroys
-// what their grace is over for, forgets old tombstones, purges deleted namespaces, and seals the values of namespaces
-// that were made secret. Everything can stop at any point and goes on from what is stored.
+// what their grace is over for, forgets old tombstones, purges deleted namespaces, and has values sealed anew. Everything can stop at any point and goes on from what is stored.
 //
 // Threads: any. It has one of its own.
 class Maintenance {
@@ -26,6 +28,7 @@ public:
         std::chrono::seconds tombstone_retention;
         std::chrono::milliseconds interval;  // zero: only when asked
         std::function<void(LogLevel, std::string_view)> log;
+        Rekeying::Settings rekeying;
     };
     // Borrows all three.
     Maintenance(Storage& storage, const Vault& vault, CommitQueue& commits, Settings settings);
@@ -37,6 +40,11 @@ public:
     void purge(NamespaceId ns, Ticket ticket);
     // Writes one audit row and waits for it.
     Result<void> record(AuditRecord record);
+    // A data key was replaced, or a namespace made secret.
+    void rekey();
+    Result<std::uint64_t> forget_master_key(const std::string& key_id);
+    const Rewrapping& rewrapping() const { return rewrapping_; }
+    const Rekeying& rekeying() const { return rekeying_; }
     // Something became due: do not wait for the interval.
     void hurry();
     void stop();
@@ -44,26 +52,22 @@ public:
     std::uint64_t expired() const noexcept { return expired_.load(std::memory_order_relaxed); }
 
 private:
-    using Step = std::function<Result<void>(GroupContext&)>;
-
     void run();
-    Result<void> commit(Needs needs, Step step);
     Result<void> resume();
     Result<std::size_t> expire(Time now);
     Result<std::size_t> destroy_hidden(Time now);
     Result<std::size_t> forget_tombstones(Time now);
     Result<std::size_t> purge_due(Time now);
     Result<std::size_t> purge_batch(const NamespaceId& ns);
-    Result<std::size_t> seal_due();
-    Result<std::size_t> seal_batch(const NamespaceRow& ns);
-    Result<std::size_t> seal_entries(const NamespaceRow& ns);
-    Result<std::size_t> seal_versions(const NamespaceRow& ns);
     void purge_waiting();
 
     Storage& storage_;
     const Vault& vault_;
     CommitQueue& commits_;
     const Settings settings_;
+    Steps steps_;
+    Rewrapping rewrapping_;
+    Rekeying rekeying_;
     std::atomic<std::uint64_t> expired_{0};
 
     std::mutex round_;  // one round at a time

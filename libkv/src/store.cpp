@@ -136,7 +136,8 @@ public:
           reads_(reader_, commits_, options_.readers),
           maintenance_(*storage_, vault_, commits_,
                        {options_.namespace_retention, options_.expiry_grace, options_.tombstone_retention,
-                        options_.maintenance_interval, options_.log}) {}
+                        options_.maintenance_interval, options_.log,
+                        {options_.seals_per_key, options_.key_retirement, options_.log}}) {}
     ~Impl() { stop(); }
 
     void start(Actor actor, Request request, Completion done, bool waits);
@@ -148,7 +149,6 @@ public:
     // Judges and records what an operator asks for: in one namespace, or on the whole store.
     Result<void> enter_admin(const Actor& actor, std::string_view operation, const NamespaceRow* ns);
     Result<std::uint64_t> forget_master_key(const Actor& actor, const std::string& key_id);
-    Result<NamespaceReply> rotate_data_key(const Actor& actor, const NamespaceRef& ns);
 
     const Options options_;
     const std::unique_ptr<Clock> clock_;  // before the storage, which borrows it
@@ -167,8 +167,9 @@ public:
     ReadQueue reads_;
     Maintenance maintenance_;
 
-private:
     Result<void> is_open() const;
+
+private:
     Result<void> accept() const;
     Result<void> may_wait() const;
     void start_write(Operation operation, Ticket ticket, bool waits);
@@ -259,14 +260,14 @@ void Store::Impl::start_write(Operation operation, Ticket ticket, bool waits) {
     const auto* remove = std::get_if<DeleteNamespace>(&operation.request);
     const bool purges = remove != nullptr && remove->purge;
     const auto* update = std::get_if<UpdateNamespace>(&operation.request);
-    const bool seals = update != nullptr && update->is_secret == true;
+    const bool rekeys = (update != nullptr && update->is_secret == true) || std::holds_alternative<RotateDataKey>(operation.request);
     auto item = std::make_unique<OperationItem>(std::move(operation), std::move(ticket));
     if (purges) {
         item->then = [this](Ticket rest, Result<Reply>, NamespaceId ns) { maintenance_.purge(ns, std::move(rest)); };
-    } else if (seals) {
+    } else if (rekeys) {
         item->then = [this](Ticket rest, Result<Reply> reply, NamespaceId) {
+            maintenance_.rekey();
             rest.answer(std::move(reply));
-            maintenance_.hurry();
         };
     }
     commits_.submit(std::move(item), !waits);
@@ -332,12 +333,20 @@ Result<void> Store::Impl::enter_admin(const Actor& actor, std::string_view opera
     return maintenance_.record(std::move(record));
 }
 
-Result<NamespaceReply> Store::Impl::rotate_data_key(const Actor&, const NamespaceRef&) {
-    return Error{Errc::unsupported, "Data keys cannot be rotated yet."};
-}
-
-Result<std::uint64_t> Store::Impl::forget_master_key(const Actor&, const std::string&) {
-    return Error{Errc::unsupported, "Master keys cannot be forgotten yet."};
+Result<std::uint64_t> Store::Impl::forget_master_key(const Actor& actor, const std::string& key_id) {
+    KV_CHECK(may_wait());
+    Ticket ticket([](const Result<Reply>&) {}, 0, in_flight_);  // so that stop() waits
+    constexpr std::string_view operation = "admin.forget-master-key";
+    auto forgotten = [&]() -> Result<std::uint64_t> {
+        KV_CHECK(enter_admin(actor, operation, nullptr));
+        auto dropped = maintenance_.forget_master_key(key_id);
+        if (dropped) return dropped;
+        RecordRefusal refusal{AuditAction::write, std::string(operation), {}, dropped.error().code};
+        KV_CHECK(wait(actor, std::move(refusal)));
+        return dropped;
+    }();
+    ticket.answer(Reply(Done{}));
+    return forgotten;
 }
 
 StoreStats Store::Impl::stats() const {
@@ -360,6 +369,10 @@ StoreStats Store::Impl::stats() const {
     stats.integrity_failures = integrity_failures_.load(std::memory_order_relaxed);
     stats.overloaded = overloaded_.load(std::memory_order_relaxed);
     stats.expired_entries = maintenance_.expired();
+    const Rekeying::Stats rekeying = maintenance_.rekeying().stats();
+    stats.data_key_seals_max = rekeying.seals_max;
+    stats.rekeying_namespaces = rekeying.namespaces;
+    stats.master_key_rows_missing = maintenance_.rewrapping().rows_missing();
     stats.bytes_in_flight = in_flight_.bytes.load(std::memory_order_relaxed);
     stats.storage = storage_->stats();
     return stats;
@@ -400,12 +413,19 @@ Result<std::unique_ptr<Store>> Store::open(std::unique_ptr<Storage> storage, Opt
 
 Result<std::unique_ptr<Store>> Store::open(std::unique_ptr<Clock> clock, std::unique_ptr<Storage> storage, Options options) {
     KV_CHECK(check_limits(options.limits));
+    if (options.seals_per_key == 0 || options.seals_per_key > Options{}.seals_per_key) {
+        return Error{Errc::invalid_request, "A data key seals 1 to 2^30 values before it is replaced."};
+    }
     if (!options.keys) return Error{Errc::invalid_request, "A store needs Options::keys: the master key."};
     KV_TRY(const SecretBytes master_key, options.keys->master_key());
     KV_TRY(const CryptoBackend backend, crypto::select_backend(options.crypto));
     KV_TRY(std::vector<KeyRow> stored, storage->internal_keys());
     KV_TRY(const Time now, storage->now());
-    KV_TRY(auto keys, crypto::Keyring::open(master_key, backend, std::move(stored), now));
+    std::optional<SecretBytes> previous;
+    if (options.previous_keys) {
+        KV_TRY(previous, options.previous_keys->master_key());
+    }
+    KV_TRY(auto keys, crypto::Keyring::open(master_key, backend, std::move(stored), now, previous ? &*previous : nullptr));
     KV_TRY(std::string epoch, initialise(*storage, *keys));
     auto impl = std::make_unique<Impl>(std::move(clock), std::move(storage), std::move(options), std::move(keys), std::move(epoch));
     return std::unique_ptr<Store>(new Store(std::move(impl)));
@@ -436,9 +456,12 @@ Result<std::unique_ptr<BackupReader>> Store::backup(const Actor& actor) {
     return open_backup(*impl_->storage_, *impl_->options_.keys);
 }
 Result<NamespaceReply> Store::rotate_data_key(const Actor& actor, const NamespaceRef& ns) {
-    return impl_->rotate_data_key(actor, ns);
+    return call(actor, RotateDataKey{ns});
 }
-Result<bool> Store::is_rekeying(const NamespaceId&) const { return false; }
+Result<bool> Store::is_rekeying(const NamespaceId& ns) const {
+    KV_CHECK(impl_->is_open());
+    return impl_->maintenance_.rekeying().is_rekeying(ns);
+}
 Result<std::uint64_t> Store::forget_master_key(const Actor& actor, const std::string& key_id) {
     return impl_->forget_master_key(actor, key_id);
 }
