@@ -6,6 +6,7 @@ namespace kv {
 namespace {
 
 constexpr std::size_t batch_rows = Steps::batch_rows;
+constexpr std::size_t pages_passed_max = 64;  // of rows that nothing can be done about, in one round
 
 void record_removal(GroupContext& context, const NamespaceRow& ns, std::string_view operation, const EntryRow* row) {
     AuditRecord record = make_record(system_actor(), {AuditAction::delete_, operation, row ? std::string_view(row->key_path) : ""},
@@ -19,9 +20,18 @@ void record_removal(GroupContext& context, const NamespaceRow& ns, std::string_v
 
 }  // namespace
 
-Maintenance::Maintenance(Storage& storage, const Vault& vault, CommitQueue& commits, Settings settings)
-    : storage_(storage), vault_(vault), commits_(commits), settings_(std::move(settings)), steps_(storage, commits),
-      rewrapping_(storage, vault.keys(), steps_, settings_.log), rekeying_(storage, vault, steps_, settings_.rekeying) {
+Maintenance::Maintenance(Storage& storage, const Vault& vault, CommitQueue& commits, Denials& denials, DiskGuard& disk,
+                         Settings settings)
+    : storage_(storage),
+      vault_(vault),
+      commits_(commits),
+      denials_(denials),
+      disk_(disk),
+      settings_(std::move(settings)),
+      steps_(storage, commits),
+      rewrapping_(storage, vault.keys(), steps_, settings_.log),
+      rekeying_(storage, vault, steps_, settings_.rekeying),
+      audit_(storage, settings_.audit) {
     thread_ = std::thread([this] { run(); });
 }
 
@@ -58,6 +68,12 @@ Result<void> Maintenance::record(AuditRecord record) {
     });
 }
 
+void Maintenance::flush() {
+    if (auto written = write_denials(denials_.take_all()); !written && settings_.log) {
+        settings_.log(LogLevel::warning, "audit: folded denials could not be written: " + written.error().message);
+    }
+}
+
 void Maintenance::rekey() {
     rekeying_.ask();
     hurry();
@@ -88,17 +104,63 @@ void Maintenance::stop() {
 
 Result<bool> Maintenance::run_round() {
     std::lock_guard round(round_);
+    disk_.look();
     if (!commits_.last_failure()) KV_CHECK(resume());
-    KV_TRY(const Time now, storage_.now());
+    KV_TRY(const Time now, settings_.time.now(storage_));
     std::size_t done = 0;
+    Result<void> failure;
+    // A step that fails, for want of room perhaps, keeps no other from making some.
+    const auto note = [&](Result<std::size_t> step) {
+        if (step) {
+            done += *step;
+        } else if (failure) {
+            failure = std::move(step).error();
+        }
+    };
+    note(write_denials(denials_.take_ended(now)));
+    note(trim_audit(now));
+    if (auto measured = measure_lag(now); !measured) note(std::move(measured).error());
+    if (settings_.time.judge()) note(sweep(now));
+    note(rewrapping_.run(now));
+    note(rekeying_.run(now));
+    KV_CHECK(failure);
+    return done > 0;
+}
+
+// What the clock says is over.
+Result<std::size_t> Maintenance::sweep(Time now) {
     KV_TRY(const std::size_t expired, expire(now));
     KV_TRY(const std::size_t destroyed, destroy_hidden(now));
     KV_TRY(const std::size_t forgotten, forget_tombstones(now));
     KV_TRY(const std::size_t purged, purge_due(now));
-    KV_TRY(const std::size_t rewrapped, rewrapping_.run(now));
-    KV_TRY(const std::size_t rekeyed, rekeying_.run(now));
-    done = expired + destroyed + forgotten + purged + rewrapped + rekeyed;
-    return done > 0;
+    return expired + destroyed + forgotten + purged;
+}
+
+Result<std::size_t> Maintenance::trim_audit(Time now) {
+    const AuditRetention::Reason reason{settings_.time.judge().has_value(), disk_.is_tight()};
+    return audit_.run(now, reason, [this](Steps::Step step) { return steps_.commit({}, std::move(step), false); });
+}
+
+Result<std::size_t> Maintenance::write_denials(std::vector<AuditRecord> rows) {
+    if (rows.empty()) return std::size_t{0};
+    std::uint64_t folded = 0;
+    for (const AuditRecord& row : rows) folded += row.count;
+    KV_CHECK(steps_.commit({}, [&](GroupContext& context) -> Result<void> {
+        context.audit.insert(context.audit.end(), rows.begin(), rows.end());
+        return {};
+    }, false));
+    folded_.fetch_add(folded, std::memory_order_relaxed);
+    return rows.size();
+}
+
+Result<void> Maintenance::measure_lag(Time now) {
+    DueRange due;
+    due.before = now;
+    due.limit = 1;
+    KV_TRY(const std::vector<EntryRow> rows, storage_.scan_due(due));
+    const auto lag = rows.empty() || !rows.front().expires_at ? std::chrono::microseconds(0) : now - *rows.front().expires_at;
+    lag_.store(lag.count(), std::memory_order_relaxed);
+    return {};
 }
 
 // After an outage the store is ready again once something was committed, and nobody asks one that is not ready.
@@ -116,14 +178,20 @@ Result<std::size_t> Maintenance::expire(Time now) {
     due.kind = DueRange::Kind::expired;
     due.before = now;
     std::size_t done = 0;
-    KV_CHECK(steps_.visit_due(due, [&] { done = 0; }, [&](GroupContext& context, NamespaceState& ns, EntryState& entry) -> Result<void> {
+    const auto end = [&](GroupContext& context, NamespaceState& ns, EntryState& entry) -> Result<void> {
         PlanContext plan = context.plan;
         plan.now = time_in(ns.row, plan.now);
         if (entry.row.is_tombstone || is_live(entry.row, plan.now)) return {};
         plan_expiry(ns, entry, plan, context.audit, context.overlay);
         ++done;
         return {};
-    }));
+    };
+    // Rows of a tampered namespace stay: they must not be all that is ever looked at.
+    for (std::size_t page = 0; page < pages_passed_max && done == 0; ++page) {
+        KV_TRY(const std::vector<EntryRow> rows, steps_.visit_due(due, [&] { done = 0; }, end));
+        if (rows.empty()) break;
+        due.after = DueRange::After{rows.back().expires_at.value_or(now), 0, rows.back().id};
+    }
     expired_.fetch_add(done, std::memory_order_relaxed);
     return done;
 }

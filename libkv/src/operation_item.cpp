@@ -39,8 +39,9 @@ bool needs_data_key(const Request& request, const NamespaceRow& ns) {
 
 }  // namespace
 
-OperationItem::OperationItem(Operation operation, Ticket ticket)
-    : operation_(std::move(operation)), ticket_(std::move(ticket)) {
+OperationItem::OperationItem(Operation operation, Ticket ticket, Denials& denials)
+    : operation_(std::move(operation)), ticket_(std::move(ticket)), denials_(denials) {
+    gives_way = !makes_room(operation_.request);
     bytes = request_bytes(operation_.request);
     operations = items_of(operation_.request);
     is_alone = is_about_namespace(operation_.request) || operations > shared_bulk_items_max ||
@@ -89,10 +90,24 @@ Result<void> OperationItem::plan(GroupContext& context) {
     for (const SealJob& job : planned.seals) {
         KV_CHECK(context.vault.seal(context.storage, job.ns->row, job.entry->row, job.plaintext->reveal()));
     }
-    for (AuditRecord& record : planned.audit) context.audit.push_back(std::move(record));
     reply_ = std::move(planned.reply);
+    record(context, std::move(planned.audit));
     if (const NamespaceRow* ns = named_namespace(operation_.request, context.overlay)) found_ = ns->id;
     return {};
+}
+
+void OperationItem::record(GroupContext& context, std::vector<AuditRecord> rows) {
+    const NamespaceState* ns = nullptr;
+    if (!rows.empty() && rows.back().namespace_id) ns = context.overlay.find_namespace(NamespaceRef(*rows.back().namespace_id));
+    const bool is_denied = !reply_ && is_denial(operation_.actor, reply_.error(), ns != nullptr ? &ns->row : nullptr);
+    if (is_denied && !admitted_) {
+        admitted_.emplace();
+        for (const AuditRecord& row : rows) admitted_->push_back(row.success || denials_.admit(row));
+    }
+    for (std::size_t i = 0; i < rows.size(); ++i) {
+        const bool is_folded = is_denied && i < admitted_->size() && !(*admitted_)[i];
+        if (!is_folded) context.audit.push_back(std::move(rows[i]));
+    }
 }
 
 void OperationItem::finish(const Result<void>& committed) noexcept {

@@ -39,7 +39,7 @@ Needs needs_of(const std::vector<EntryRow>& rows, bool full) {
 
 }  // namespace
 
-Result<void> Steps::commit(Needs needs, Step step) {
+Result<void> Steps::commit(Needs needs, Step step, bool gives_way) {
     std::atomic<bool> done{false};
     Result<void> outcome;
     auto item = std::make_unique<StepItem>(std::move(needs), std::move(step), [&](Result<void> committed) {
@@ -47,6 +47,7 @@ Result<void> Steps::commit(Needs needs, Step step) {
         done.store(true, std::memory_order_release);
         commits_.wake_waiters();
     });
+    item->gives_way = gives_way;
     commits_.submit(std::move(item), false);
     commits_.lead_until(done);
     return outcome;

@@ -29,7 +29,8 @@ public:
     // Borrows both.
     Steps(Storage& storage, CommitQueue& commits) : storage_(storage), commits_(commits) {}
 
-    Result<void> commit(Needs needs, Step step);
+    // `gives_way`: see GroupItem.
+    Result<void> commit(Needs needs, Step step, bool gives_way = true);
     // Scans what is due, in one batch at most, and visits each row that still exists in a sound namespace. `due.values`
     // loads values and history too, and bounds the batch by their bytes. `begin` is called whenever the visits start. Answers
     // the rows scanned, committed or none.

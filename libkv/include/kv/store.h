@@ -65,6 +65,13 @@ struct StoreStats {
     std::uint64_t read_groups = 0;
     std::uint64_t reads = 0;
     std::uint64_t commit_microseconds = 0;  // spent in storage writes
+    // How long commits took, and reads from their result to its release: bucket i counts what took less than 64 << i
+    // microseconds and not less than the bucket before, the last one everything longer.
+    static constexpr std::size_t latency_buckets = 20;
+    static constexpr std::uint64_t latency_bound_microseconds = 64;
+    std::array<std::uint64_t, latency_buckets> commit_latency{};
+    std::array<std::uint64_t, latency_buckets> audit_latency{};
+    std::uint64_t audit_microseconds = 0;   // the sum of the latter
     std::uint64_t groups_halved = 0;
     std::uint64_t outcomes_unknown = 0;
     std::uint64_t denials = 0;
@@ -75,8 +82,15 @@ struct StoreStats {
     std::uint64_t data_key_seals_max = 0;       // by the present data key of any namespace; looked at every minute
     std::uint64_t rekeying_namespaces = 0;      // with values that a replaced data key seals
     std::uint64_t master_key_rows_missing = 0;  // stored keys not wrapped by the master key in use (yet)
+    std::uint64_t audit_rows_removed = 0;   // by retention
+    std::uint64_t audit_rows_archived = 0;
+    std::uint64_t audit_archive_failures = 0;
+    std::uint64_t denials_folded = 0;       // counted in a row of others
     std::uint64_t bytes_in_flight = 0;
     std::uint64_t queued = 0;
+    double clock_skew_seconds = 0;          // of the wall clock ahead of the store's
+    double sweeper_lag_seconds = 0;         // of the oldest entry that expired and was not swept yet
+    std::uint64_t disk_free_min = 0;        // below it writes are refused; 0: no guard
     Storage::Stats storage;
 };
 

@@ -3,10 +3,12 @@
 #include <fcntl.h>
 #include <sys/file.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <sys/vfs.h>
 #include <unistd.h>
 
 #include <cerrno>
+#include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <memory>
@@ -93,11 +95,15 @@ Result<int> take_lock(const std::string& path) {
     return error;
 }
 
-void sync_folder(const std::string& path) {
-    const int folder = ::open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (folder < 0) return;
-    ::fsync(folder);
-    ::close(folder);
+// True if it is on the disk.
+bool sync_path(const std::string& path, int flags) {
+    const int file = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | flags);
+    if (file < 0) return false;
+    const bool is_synced = ::fsync(file) == 0;
+    const int number = errno;
+    ::close(file);
+    errno = number;
+    return is_synced;
 }
 
 // SQLite would create the file with the rights that umask leaves. An existing file is never opened here: closing any
@@ -108,8 +114,28 @@ Result<void> create(const std::string& path, const std::string& folder) {
     const int file = ::open(path.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
     if (file < 0) return system_error("the database file cannot be created", errno);
     ::close(file);
-    sync_folder(folder);
+    (void)sync_path(folder, O_DIRECTORY);
     return {};
+}
+
+std::string folder_of(const std::string& path) { return path.substr(0, path.rfind('/') + 1); }
+
+// `path` is absolute. What is not there yet is fine.
+Result<void> check_place(const std::string& path) {
+    KV_CHECK(check_path(path));
+    struct stat status {};
+    if (::stat(path.c_str(), &status) == 0 && !S_ISREG(status.st_mode)) {
+        return Error{Errc::unavailable, "the database path is not a file"};
+    }
+    if (is_network_file_system(folder_of(path))) {
+        return Error{Errc::unsupported, "a database cannot lie on a network file system"};
+    }
+    return {};
+}
+
+std::uint64_t file_size(const std::string& path) {
+    struct stat status {};
+    return ::stat(path.c_str(), &status) == 0 ? static_cast<std::uint64_t>(status.st_size) : 0;
 }
 
 }  // namespace
@@ -117,19 +143,36 @@ Result<void> create(const std::string& path, const std::string& folder) {
 Result<File> File::open(const std::string& path) {
     KV_CHECK(check_path(path));
     KV_TRY(std::string real, resolve(path));
-    const std::string folder = real.substr(0, real.rfind('/') + 1);
-    KV_CHECK(check_path(real));
-    struct stat status {};
-    if (::stat(real.c_str(), &status) == 0 && !S_ISREG(status.st_mode)) {
-        return Error{Errc::unavailable, "the database path is not a file"};
-    }
-    if (is_network_file_system(folder)) {
-        return Error{Errc::unsupported, "a database cannot lie on a network file system"};
-    }
+    KV_CHECK(check_place(real));
     KV_TRY(const int lock, take_lock(real + ".lock"));
     File file(std::move(real), lock);
-    KV_CHECK(create(file.path_, folder));
+    KV_CHECK(create(file.path_, folder_of(file.path_)));
     return file;
+}
+
+Result<File> File::find(const std::string& path) {
+    KV_CHECK(check_path(path));
+    std::string real = real_path(path);
+    if (real.empty()) {
+        if (errno == ENOENT) return Error{Errc::not_found, "there is no database at that path"};
+        return system_error("the database path cannot be used", errno);
+    }
+    KV_CHECK(check_place(real));
+    return File(std::move(real), -1);
+}
+
+bool File::lies_in_fixed_folder() const { return ::faccessat(AT_FDCWD, folder_of(path_).c_str(), W_OK, AT_EACCESS) != 0; }
+
+Storage::Stats File::stats() const {
+    Storage::Stats stats;
+    stats.wal_bytes = file_size(path_ + "-wal");
+    stats.database_bytes = file_size(path_);
+    struct statvfs disk {};
+    if (::statvfs(folder_of(path_).c_str(), &disk) == 0) {
+        stats.disk_free_bytes = static_cast<std::uint64_t>(disk.f_bavail) * disk.f_frsize;
+        stats.disk_bytes = static_cast<std::uint64_t>(disk.f_blocks) * disk.f_frsize;
+    }
+    return stats;
 }
 
 File::File(File&& other) noexcept : path_(std::move(other.path_)), lock_(std::exchange(other.lock_, -1)) {}
@@ -137,5 +180,24 @@ File::File(File&& other) noexcept : path_(std::move(other.path_)), lock_(std::ex
 File::~File() {
     if (lock_ >= 0) ::close(lock_);
 }
+
+// ---- files beside it ----
+
+Result<void> make_empty_file(const std::string& path) {
+    remove_file(path);
+    const int file = ::open(path.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+    if (file < 0) return system_error("a file beside the database cannot be made", errno);
+    ::close(file);
+    return {};
+}
+
+Result<void> put_in_place(const std::string& file, const std::string& name) {
+    if (!sync_path(file, 0) || ::rename(file.c_str(), name.c_str()) != 0 || !sync_path(folder_of(name), O_DIRECTORY)) {
+        return system_error("a file beside the database cannot be written", errno);
+    }
+    return {};
+}
+
+void remove_file(const std::string& path) { (void)::unlink(path.c_str()); }
 
 }  // namespace kv::sqlite

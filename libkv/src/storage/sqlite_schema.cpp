@@ -1,5 +1,7 @@
 #include "storage/sqlite_schema.h"
 
+#include "storage/sqlite_migration.h"
+
 namespace kv::sqlite {
 namespace {
 
@@ -172,33 +174,71 @@ void create(Connection& connection) {
     connection.execute("commit");
 }
 
-Result<bool> is_new(Connection& connection) {
-    const std::int64_t version = connection.ask_integer("pragma user_version");
+Error newer(std::int64_t version) {
+    return {Errc::newer_schema, "the database has schema " + std::to_string(version) + ", newer than " +
+                                    std::to_string(schema_version) + " of this library"};
+}
+
+// Of a database of ours; 0 if it is empty.
+Result<std::int64_t> find_version(Connection& connection) {
+    const std::int64_t version = read_schema_version(connection);
     const std::int64_t application = connection.ask_integer("pragma application_id");
-    if (application == application_id && version > schema_version) {
-        return Error{Errc::newer_schema, "the database has schema " + std::to_string(version) + ", newer than " +
-                                             std::to_string(schema_version) + " of this library"};
-    }
-    if (application == application_id && version == schema_version) return false;
+    if (application == application_id && version > schema_version) return newer(version);
+    if (application == application_id && version > 0) return version;
     const bool is_empty = connection.ask_integer("select count(*) from sqlite_schema") == 0;
-    if (application == 0 && version == 0 && is_empty) return true;
+    if (application == 0 && version == 0 && is_empty) return std::int64_t{0};
     return foreign();
+}
+
+// The version stands twice: in the header, and where people look for it.
+Result<void> check_name(Connection& connection, std::int64_t version) {
+    const std::string name = connection.ask("select value from meta where name = 'storage.schema_version'");
+    if (name != std::to_string(version)) return foreign();
+    return {};
+}
+
+void write_header(Connection& connection, std::int64_t version) {
+    connection.execute_script(("pragma user_version = " + std::to_string(version)).c_str());
 }
 
 }  // namespace
 
-Result<void> prepare_schema(Connection& connection) {
-    KV_TRY(const bool create_it, is_new(connection));
+std::int64_t read_schema_version(Connection& connection) { return connection.ask_integer("pragma user_version"); }
+
+void write_schema_version(Connection& connection, std::int64_t version) {
+    connection.run("update meta set value = ?1 where name = 'storage.schema_version'", std::to_string(version)).finish();
+    write_header(connection, version);
+}
+
+// SQLite writes no page for an update that leaves a row as it is; this number it always writes.
+void rewrite_schema_version(Connection& connection) { write_header(connection, schema_version); }
+
+Result<void> prepare_schema(Connection& connection, const std::string& path) {
+    KV_TRY(const std::int64_t version, find_version(connection));
+    if (version != 0) KV_CHECK(check_name(connection, version));
     // Only before the first table, and before WAL writes the first page.
-    if (create_it) connection.execute("pragma auto_vacuum = incremental");
+    if (version == 0) connection.execute("pragma auto_vacuum = incremental");
     // A failed switch is no failed statement: it answers with the mode that stayed.
     if (connection.ask("pragma journal_mode = wal") != "wal") {
         return Error{Errc::unavailable, "the database could not be switched to write-ahead logging"};
     }
-    if (create_it) create(connection);
-    const std::string version = connection.ask("select value from meta where name = 'storage.schema_version'");
-    if (version != std::to_string(schema_version)) return foreign();
+    if (version == 0) {
+        create(connection);
+    } else if (version < schema_version) {
+        return migrate(connection, path, version, schema_version);
+    }
     return {};
+}
+
+Result<void> check_schema(Connection& connection) {
+    KV_TRY(const std::int64_t version, find_version(connection));
+    if (version == 0) return Error{Errc::not_found, "the file holds no database yet"};
+    if (version < schema_version) {
+        return Error{Errc::unsupported, "the database has schema " + std::to_string(version) + ", older than " +
+                                            std::to_string(schema_version) +
+                                            " of this library: opening it for writing migrates it"};
+    }
+    return check_name(connection, version);
 }
 
 }  // namespace kv::sqlite
