@@ -7,7 +7,7 @@
 
 namespace kv {
 
-bool Denials::admit(const AuditRecord& record) {
+bool Denials::admit(const AuditRecord& record, std::uint64_t rows) {
     if (window_.count() == 0) return true;
     Caller caller{record.user_id, record.credential_id, record.peer, record.reason};
     std::lock_guard lock(mutex_);
@@ -20,14 +20,14 @@ bool Denials::admit(const AuditRecord& record) {
     if (found == windows_.end() || found->second.ends <= record.timestamp) {
         // What the old window counted was not taken yet: it goes on counting until it is.
         if (found != windows_.end() && found->second.count > 0) {
-            ++found->second.count;
+            found->second.count += rows;
             found->second.last = record;
             return false;
         }
         windows_.insert_or_assign(std::move(caller), Window{record.timestamp + window_, {}, 0});
         return true;
     }
-    ++found->second.count;
+    found->second.count += rows;
     found->second.last = record;
     return false;
 }
@@ -43,6 +43,10 @@ std::vector<AuditRecord> Denials::take_ended(Time now) {
         }
         if (window.count > 0) {
             window.last.count = window.count;
+            // As it was counted: nobody in particular, perhaps.
+            window.last.user_id = at->first.user_id;
+            window.last.credential_id = at->first.credential_id;
+            window.last.peer = at->first.peer;
             rows.push_back(std::move(window.last));
         }
         at = windows_.erase(at);

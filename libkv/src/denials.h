@@ -21,8 +21,9 @@ public:
     explicit Denials(std::chrono::seconds window, std::size_t callers_max = 4096)
         : window_(window), callers_max_(callers_max) {}
 
-    // Whether the row is to be written now; false: it was counted.
-    bool admit(const AuditRecord& record);
+    // Whether the rows that one refused request leaves, of which `record` is one, are to be written now; false: they were
+    // counted.
+    bool admit(const AuditRecord& record, std::uint64_t rows = 1);
     // The rows of windows that ended by `now`: the last of each as it was, with the count of those not written.
     std::vector<AuditRecord> take_ended(Time now);
     std::vector<AuditRecord> take_all() { return take_ended(Time::max()); }

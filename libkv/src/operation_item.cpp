@@ -1,5 +1,7 @@
 #include "operation_item.h"
 
+#include <algorithm>
+
 #include "plan_parts.h"
 
 namespace kv {
@@ -100,14 +102,14 @@ void OperationItem::record(GroupContext& context, std::vector<AuditRecord> rows)
     const NamespaceState* ns = nullptr;
     if (!rows.empty() && rows.back().namespace_id) ns = context.overlay.find_namespace(NamespaceRef(*rows.back().namespace_id));
     const bool is_denied = !reply_ && is_denial(operation_.actor, reply_.error(), ns != nullptr ? &ns->row : nullptr);
-    if (is_denied && !admitted_) {
-        admitted_.emplace();
-        for (const AuditRecord& row : rows) admitted_->push_back(row.success || denials_.admit(row));
+    const auto is_refusal = [](const AuditRecord& row) { return !row.success; };
+    if (is_denied && !is_admitted_) {
+        const auto refusals = std::count_if(rows.begin(), rows.end(), is_refusal);
+        const auto first = std::find_if(rows.begin(), rows.end(), is_refusal);
+        is_admitted_ = first == rows.end() || denials_.admit(*first, static_cast<std::uint64_t>(refusals));
     }
-    for (std::size_t i = 0; i < rows.size(); ++i) {
-        const bool is_folded = is_denied && i < admitted_->size() && !(*admitted_)[i];
-        if (!is_folded) context.audit.push_back(std::move(rows[i]));
-    }
+    if (is_denied && !*is_admitted_) std::erase_if(rows, is_refusal);
+    for (AuditRecord& row : rows) context.audit.push_back(std::move(row));
 }
 
 void OperationItem::finish(const Result<void>& committed) noexcept {

@@ -34,7 +34,7 @@ private:
     std::optional<Error> rejection_;
     std::optional<NamespaceId> found_;
     Denials& denials_;
-    std::optional<std::vector<bool>> admitted_;  // of a denial's rows: decided once, however often the group runs
+    std::optional<bool> is_admitted_;  // what a denial records: decided once, however often the group runs
 };
 
 }  // namespace kv

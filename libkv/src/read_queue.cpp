@@ -140,13 +140,22 @@ void ReadQueue::release(std::unique_ptr<ReadItem> item, bool caller_waits) {
     record(std::move(batch), caller_waits);
 }
 
+// What a denied read leaves to be recorded now.
+void ReadQueue::fold(std::vector<AuditRecord>& rows) {
+    const auto is_refusal = [](const AuditRecord& row) { return !row.success; };
+    const auto refusals = static_cast<std::uint64_t>(std::count_if(rows.begin(), rows.end(), is_refusal));
+    if (refusals == 0) return;
+    const AuditRecord& first = *std::find_if(rows.begin(), rows.end(), is_refusal);
+    if (!denials_.admit(first, refusals)) std::erase_if(rows, is_refusal);
+}
+
 // Hands the audit rows to the next commit group, and with them the replies that wait for it. Those whose callers wait
 // may be asleep by now: unless this thread is about to lead, the queue's own must.
 void ReadQueue::record(Batch batch, bool caller_waits) {
     auto audit = std::make_unique<ReadAuditItem>(*this);
     std::vector<std::unique_ptr<ReadItem>> released;
     for (auto& item : batch) {
-        if (item->is_denied) std::erase_if(item->audit, [&](const AuditRecord& row) { return !row.success && !denials_.admit(row); });
+        if (item->is_denied) fold(item->audit);
         if (item->is_denied && item->audit.empty()) {
             released.push_back(std::move(item));
         } else if (item->audit_may_wait) {

@@ -88,6 +88,7 @@ private:
     void run_batch(Batch batch, bool caller_waits);
     void record(Batch batch, bool caller_waits);
     bool next_batch(Batch& batch);
+    void fold(std::vector<AuditRecord>& rows);
     void count_release(std::chrono::steady_clock::duration took);
     friend class ReadAuditItem;
     void work();
