@@ -252,7 +252,8 @@ private:
     Result<void> settle_passed_namings();
     void settle_heads();
     void settle_anchors();
-    void settle_anchor(const StreamId& id, const Anchor& anchor, bool has_stream);
+    bool is_settled(const StreamId& id, const Anchor& anchor);
+    void report_anchor(const StreamId& id, std::uint64_t sequence, std::size_t more);
     void report_gap(const StreamId& id, const Gap& gap);
 
     StorageReader& storage_;
@@ -267,7 +268,7 @@ private:
     bool is_cut_ = false;
     std::uint64_t malformed_ = 0;
     std::uint64_t proven_ = 0;
-    Time oldest_;
+    StreamId oldest_stream_;
     std::optional<Time> new_epoch_;
     std::unordered_map<StreamId, Stream, UuidHash> streams_;
     std::pair<StreamId, Stream*> last_stream_{{}, nullptr};  // most rows are of the stream of the row before

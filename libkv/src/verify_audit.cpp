@@ -94,7 +94,7 @@ Result<void> AuditLog::note_overtaking(std::uint64_t after) {
     if (!oldest) return oldest == Errc::integrity ? Result<void>{} : Result<void>(std::move(oldest).error());
     if (oldest->rows.empty()) return {};
     const AuditRow& row = oldest->rows.front();
-    if (oldest_ == Time{}) oldest_ = row.record.timestamp;
+    if (oldest_stream_.is_nil()) oldest_stream_ = row.record.stream;
     if (after > 0 && row.position > after + 1) was_overtaken_ = true;
     return {};
 }
@@ -474,37 +474,45 @@ void AuditLog::settle_heads() {
 void AuditLog::settle_anchors() {
     std::size_t too_old = 0;
     for (const auto& [id, anchors] : anchors_) {
-        const Stream* stream = find_stream(id);
-        // A stream of which nothing is left, not even its checkpoint, when retention has taken all from its time.
-        const bool is_too_old = stream == nullptr && is_cut_ && time_of(id) < oldest_;
+        // A stream that began before the oldest of which rows are left may be gone altogether: retention takes the
+        // checkpoints, too, when their time comes.
+        const bool may_be_gone = find_stream(id) == nullptr && is_cut_ && time_of(id) < time_of(oldest_stream_);
+        std::vector<const Anchor*> missing;
         for (const Anchor& anchor : anchors) {
-            if (anchor.is_met) continue;
-            if (is_too_old && !is_removed(id, anchor.sequence)) {
-                ++too_old;
-            } else {
-                settle_anchor(id, anchor, stream != nullptr);
-            }
+            if (!anchor.is_met && !is_settled(id, anchor)) missing.push_back(&anchor);
+        }
+        if (missing.empty()) continue;
+        if (may_be_gone) {
+            too_old += missing.size();
+        } else {
+            report_anchor(id, missing.front()->sequence, missing.size() - 1);
         }
     }
     if (too_old > 0) {
-        findings_.note(number(too_old) + " noted heads could not be checked: their streams began before the oldest audit row that retention left");
+        findings_.note(number(too_old) + " noted heads could not be checked: their streams began before the oldest one that retention left");
     }
 }
 
-void AuditLog::settle_anchor(const StreamId& id, const Anchor& anchor, bool has_stream) {
-    if (const AuditHead* checkpoint = find_checkpoint(id, anchor.sequence)) {
-        if (crypto::equal(checkpoint->mac, anchor.mac)) return;
+// Whether retention took the row.
+bool AuditLog::is_settled(const StreamId& id, const Anchor& anchor) {
+    const AuditHead* checkpoint = find_checkpoint(id, anchor.sequence);
+    if (checkpoint != nullptr && !crypto::equal(checkpoint->mac, anchor.mac)) {
         findings_.add(kind::anchor, about_stream(id, anchor.sequence, "the row that retention removed was another one than when its head was noted down"));
-        return;
     }
-    if (is_removed(id, anchor.sequence)) return;
-    std::string what = has_stream ? "its head was noted down at row " + number(anchor.sequence) + ", which is not there any more"
-                                  : "its head was noted down, but the stream is not there any more";
+    return is_removed(id, anchor.sequence);
+}
+
+void AuditLog::report_anchor(const StreamId& id, std::uint64_t sequence, std::size_t more) {
+    const Stream* stream = find_stream(id);
+    std::string what = "its head was noted down, but " +
+                       (stream != nullptr ? "the row is not there any more; the last one is " + number(stream->sequence)
+                                          : std::string("the whole stream is not there any more"));
+    if (more > 0) what += " (and " + number(more) + " later heads of it)";
     what += ": the database was set back, or audit rows were removed together with their head";
     if (new_epoch_) {
-        what += " (a restore or kvd new-epoch at " + format_time(*new_epoch_) + " explains it, if the head is of the time that was lost then)";
+        what += "; the new epoch begun at " + format_time(*new_epoch_) + " explains it, if the head is of the time that was lost then";
     }
-    findings_.add(kind::anchor, about_stream(id, anchor.sequence, std::move(what)));
+    findings_.add(kind::anchor, about_stream(id, sequence, std::move(what)));
 }
 
 }  // namespace kv::verification

@@ -26,6 +26,9 @@ std::optional<std::string> fault_in(const Row& row) {
     return std::nullopt;
 }
 
+// What did not open because of what is stored: the rest are failures of the storage.
+bool is_about_row(const Error& error) { return error == Errc::integrity || error == Errc::wrong_key; }
+
 template <class Row>
 bool is_same_value(const Row& a, const Row& b) {
     return a.version == b.version && a.key_generation == b.key_generation && a.value_type == b.value_type && a.value == b.value;
@@ -117,7 +120,7 @@ Result<void> RowCheck::open_entry(EntryRow row) {
             if (row.key_generation > 0) ++findings_.report.values_opened;
             return {};
         }
-        if (!(opened == Errc::integrity)) return opened.error();
+        if (!is_about_row(opened.error())) return opened.error();
         namespaces_.erase(row.ns);
         KV_TRY(Found again, find_entry(row.ns, row.key_path));
         if (!again.entry || again.entry->id != row.id) return {};  // it is gone
@@ -332,12 +335,12 @@ Result<void> RowCheck::open_version(VersionRow row) {
     for (int attempt = 0; attempt < attempts_max; ++attempt) {
         KV_TRY(const auto ns, namespace_row(row.ns));
         if (!ns || vault_ == nullptr || row.is_tombstone || (row.key_generation == 0 && !ns->is_secret)) return {};
-        Result<SecretBytes> opened = vault_->open(storage_, *ns, row.key_path, row);
+        const Result<SecretBytes> opened = vault_->open(storage_, *ns, row.key_path, row);
         if (opened) {
             if (row.key_generation > 0) ++findings_.report.values_opened;
             return {};
         }
-        if (!(opened == Errc::integrity)) return std::move(opened).error();
+        if (!is_about_row(opened.error())) return opened.error();
         namespaces_.erase(row.ns);
         KV_TRY(Found again, find_entry(row.ns, row.key_path, {VersionPick::Kind::exact, row.version}));
         if (!again.version || again.version->entry_id != row.entry_id) return {};  // it is gone
