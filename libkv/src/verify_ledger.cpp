@@ -67,7 +67,7 @@ void Findings::add(std::string_view kind, Finding finding) {
 
 Finding about_stream(const StreamId& stream, std::optional<std::uint64_t> sequence, std::string what) {
     Finding finding;
-    if (stream.is_nil()) {
+    if (stream.is_nil() && !sequence) {
         finding.message = std::move(what);
         return finding;
     }
