@@ -145,7 +145,9 @@ void Ledger::note_settings(const AuditRecord& record) {
     if (record.operation == "namespace.purge") ns.is_purged = true;
     if (!record.version || *record.version < ns.version) return;
     ns.version = *record.version;
-    ns.is_deleted = record.operation == "namespace.delete";
+    // A new data key is no change of that.
+    const bool is_kept = record.action == AuditAction::rotate;
+    if (!is_kept) ns.is_deleted = record.operation == "namespace.delete";
 }
 
 void Ledger::note_change(const AuditRow& row) {
