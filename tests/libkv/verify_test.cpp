@@ -320,6 +320,8 @@ TEST_CASE("a store is sound all the while it is written") {
         Options options;
         options.tombstone_retention = 0s;
         options.expiry_grace = 0s;
+        options.key_retirement = 0s;
+        options.audit_retention = 60s;
         Fixture kv(Kind::secret, options, make);
         std::atomic<bool> is_over{false};
         const NamespaceId sealed_later = kv.make_namespace("plain", Kind::plain);
@@ -333,6 +335,7 @@ TEST_CASE("a store is sound all the while it is written") {
                 if (i % 3 == 0) static_cast<void>(kv.store->call(kv.actor, kv.patch_request(key, R"({"a":1})")));
                 if (i % 5 == 0) static_cast<void>(kv.store->call(kv.actor, kv.delete_request(key, i % 2 == 0)));
                 if (i % 11 == 0) static_cast<void>(kv.store->call(kv.actor, kv.rollback_request(key)));
+                if (i % 30 == 0) static_cast<void>(kv.store->rotate_data_key(kv.actor, kv.ns));
                 if (i % 100 == 50) {
                     UpdateNamespace update;
                     update.ns = sealed_later;
@@ -340,7 +343,7 @@ TEST_CASE("a store is sound all the while it is written") {
                     static_cast<void>(kv.store->call(kv.actor, update));
                 }
                 if (i % 10 == 0) {
-                    kv.clock.pass(1s);
+                    kv.clock.pass(10s);
                     static_cast<void>(kv.store->run_maintenance());
                 }
                 if (i % 20 == 0) {
@@ -360,10 +363,17 @@ TEST_CASE("a store is sound all the while it is written") {
             }
         });
         std::string faults;
-        for (int run = 0; run < 30 && faults.empty(); ++run) faults = verify_fault(*kv.storage);
+        // Until retention has taken rows while we looked.
+        const auto is_cut = [&] { return kv.storage->scan_audit({.newest_first = false, .limit = 1}).value().rows.at(0).position > 1; };
+        const auto deadline = std::chrono::steady_clock::now() + 60s;
+        for (int run = 0; faults.empty() && (run < 30 || !is_cut()) && std::chrono::steady_clock::now() < deadline; ++run) {
+            faults = verify_fault(*kv.storage);
+        }
         is_over = true;
         writer.join();
         CHECK(faults == "");
+        CHECK(is_cut());
+        CHECK(kv.namespace_row().key_generation > 1);
         CHECK(verify_fault(*kv.storage) == "");
     }
 }
