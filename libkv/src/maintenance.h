@@ -35,8 +35,8 @@ public:
     Result<bool> run_round();
     // Purges a namespace that is marked as deleted, then answers.
     void purge(NamespaceId ns, Ticket ticket);
-    // Writes one audit row and waits for it.
-    Result<void> record(AuditRecord record);
+    // Writes one audit row, with meta rows that become true with it, and waits for it.
+    Result<void> record(AuditRecord record, std::vector<MetaRow> meta = {});
     // Something became due: do not wait for the interval.
     void hurry();
     void stop();

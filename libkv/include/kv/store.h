@@ -74,6 +74,7 @@ struct StoreStats {
     std::uint64_t audit_rows = 0;
     std::uint64_t bytes_in_flight = 0;
     std::uint64_t queued = 0;
+    std::optional<Time> last_backup = {};   // what the last backup that was read to its end shows; empty: there was none
     Storage::Stats storage;
 };
 

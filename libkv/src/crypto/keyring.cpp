@@ -300,6 +300,10 @@ Mac Keyring::cursor_mac(std::string_view canonical) const {
     return blake2b_keyed(state_->internal_key(KeyPurpose::cursor), {canonical});
 }
 
+Key Keyring::derived_key(std::string_view context) const {
+    return blake2b_keyed(state_->internal_key(KeyPurpose::row_mac), {context});
+}
+
 Key Keyring::audit_stream_key(const StreamId& stream) const {
     return blake2b_keyed(state_->internal_key(KeyPurpose::audit),
                          {{reinterpret_cast<const char*>(stream.bytes.data()), stream.bytes.size()}});
