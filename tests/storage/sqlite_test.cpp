@@ -1,105 +1,18 @@
 #include <doctest/doctest.h>
-#include <fcntl.h>
-#include <sqlite3.h>
-#include <stdlib.h>
-#include <sys/file.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <csignal>
-#include <filesystem>
-#include <fstream>
-#include <sstream>
 
-#include "kv/sqlite.h"
 #include "storage/fault_vfs.h"
+#include "storage/sqlite_fixture.h"
 
 // What is special to SQLite: its file, its lock, its WAL and its failures. The rest is in conformance.cpp.
 namespace {
 
 using namespace kv;
-namespace fs = std::filesystem;
-
-class FixedClock final : public Clock {
-public:
-    Time now() override { return Time(std::chrono::seconds(1'700'000'000)); }
-};
-
-struct Folder {
-    Folder() {
-        std::string name = (fs::temp_directory_path() / "kv-sqlite-XXXXXX").string();
-        path = ::mkdtemp(name.data());
-        database = path / "kv.db";
-    }
-    ~Folder() { fs::remove_all(path); }
-
-    Result<std::unique_ptr<Storage>> try_open(const fs::path& file, std::string vfs = {}) {
-        return open_sqlite_storage({.path = file.string(), .vfs = std::move(vfs)}, clock);
-    }
-    std::unique_ptr<Storage> open(std::string vfs = {}) { return try_open(database, std::move(vfs)).value(); }
-    std::string bytes() const {
-        std::ifstream file(database, std::ios::binary);
-        std::ostringstream all;
-        all << file.rdbuf();
-        return all.str();
-    }
-
-    FixedClock clock;
-    fs::path path;
-    fs::path database;
-};
-
-// Looks into the file past the library, as an operator with a shell would.
-struct Shell {
-    explicit Shell(const fs::path& file) { sqlite3_open(file.c_str(), &handle); }
-    ~Shell() { sqlite3_close(handle); }
-    std::string run(const std::string& sql) {
-        std::string text;
-        const auto collect = [](void* out, int count, char** values, char**) {
-            for (int i = 0; i < count; ++i) *static_cast<std::string*>(out) += (values[i] ? values[i] : "null") + std::string(" ");
-            return 0;
-        };
-        if (sqlite3_exec(handle, sql.c_str(), collect, &text, nullptr) != SQLITE_OK) return sqlite3_errmsg(handle);
-        return text;
-    }
-    sqlite3* handle = nullptr;
-};
-
-NamespaceId ns() {
-    NamespaceId id;
-    id.bytes[0] = 1;
-    return id;
-}
-
-EntryRow entry(int number, std::string key, std::string value) {
-    EntryRow row;
-    row.id.bytes[14] = static_cast<std::uint8_t>(number >> 8);
-    row.id.bytes[15] = static_cast<std::uint8_t>(number);
-    row.ns = ns();
-    row.key_path = std::move(key);
-    row.value = std::move(value);
-    row.version = 1;
-    return row;
-}
-
-Result<void> put(Storage& storage, std::vector<EntryRow> rows) {
-    return storage.write([&](StorageWriter& writer) {
-        Changeset changes;
-        changes.namespaces.resize(1);
-        changes.namespaces[0].id = ns();
-        changes.entries = rows;
-        return writer.apply(changes);
-    });
-}
-
-// Of the entry at "key"; "none" without one, "failed" if it cannot be read.
-std::string value(Storage& storage, const std::string& key = "key") {
-    const EntryRef ref{ns(), key};
-    const auto found = storage.find({&ref, 1}, {.value = true});
-    if (!found) return "failed";
-    return found->at(0).entry ? found->at(0).entry->value : "none";
-}
+using namespace kv::sqlite_fixture;
 
 // ---- the lock ----
 
@@ -557,6 +470,66 @@ TEST_CASE("a disk that fails while a database is made leaves something that can 
         vfs.fault = {};
         CHECK(put(*folder.open(FaultVfs::name()), {entry(1, "key", "value")}));
     }
+}
+
+// ---- snapshots ----
+
+TEST_CASE("a snapshot keeps the WAL from being emptied only while it lives") {
+    Folder folder;
+    auto storage = folder.open();
+    CHECK(put(*storage, {entry(1, "key", "old")}));
+    auto snapshot = storage->snapshot().value();
+    for (int i = 0; i < 40; ++i) CHECK(put(*storage, {entry(1, "key", std::string(256 << 10, char('a' + i % 26)))}));
+    storage->idle();
+    CHECK(storage->stats().wal_bytes > 8u << 20);
+    CHECK(value(*snapshot) == "old");
+    snapshot.reset();
+    storage->idle();
+    CHECK(storage->stats().wal_bytes == 0);
+}
+
+TEST_CASE("snapshots are not counted among the read connections") {
+    Folder folder;
+    auto storage = open_sqlite_storage({.path = folder.database.string(), .readers = 1}, folder.clock).value();
+    CHECK(put(*storage, {entry(1, "key", "old")}));
+    std::vector<std::unique_ptr<StorageReader>> snapshots;
+    for (int i = 0; i < 3; ++i) snapshots.push_back(storage->snapshot().value());
+    CHECK(value(*storage) == "old");
+    CHECK(storage->write([&](StorageWriter&) -> Result<void> {
+        KV_CHECK(storage->snapshot());  // does not wait for the write
+        return {};
+    }));
+}
+
+TEST_CASE("a snapshot outlives a failed commit, and what the commit left in the WAL never comes to light") {
+    FaultyFolder folder;
+    auto snapshot = folder.storage->snapshot().value();
+    for (int round = 0; round < 3; ++round) {
+        folder.vfs.fail_once(Op::sync, true, SQLITE_IOERR_FSYNC);
+        CHECK(put(*folder.storage, {entry(1, "key", "new")}) == Errc::outcome_unknown);
+        CHECK(value(*folder.storage) == "old");
+        CHECK(value(*snapshot) == "old");
+        Folder crashed;  // the machine stops here
+        for (const char* suffix : {"", "-wal"}) {
+            fs::copy_file(folder.database.string() + suffix, crashed.database.string() + suffix);
+        }
+        CHECK(value(*crashed.open()) == "old");
+    }
+    CHECK(put(*folder.storage, {entry(1, "key", "newer")}));
+    CHECK(value(*snapshot) == "old");
+    CHECK(value(*folder.storage->snapshot().value()) == "newer");
+    snapshot.reset();
+    folder.storage->idle();
+    CHECK(folder.storage->stats().wal_bytes == 0);
+}
+
+TEST_CASE("a snapshot can be taken as soon as the disk works again") {
+    FaultyFolder folder;
+    folder.vfs.fail_always(SQLITE_IOERR);
+    CHECK_FALSE(put(*folder.storage, {entry(1, "key", "new")}));
+    CHECK(folder.storage->snapshot() == Errc::unavailable);
+    folder.vfs.fault = {};
+    CHECK(value(*folder.storage->snapshot().value()) == "old");
 }
 
 TEST_CASE("readers wait for one another when connections are few") {

@@ -31,8 +31,9 @@ auto through_soci(F&& f) {
 }
 
 // Quoted, a path may hold spaces and '='; sqlite_file.cpp refuses the quote itself.
-std::string connect_string(const std::string& path, const std::string& vfs) {
+std::string connect_string(const std::string& path, const std::string& vfs, Role role) {
     std::string text = "dbname=\"" + path + "\"";
+    if (role == Role::read_only) text += " readonly=true";
     if (!vfs.empty()) text += " vfs=\"" + vfs + "\"";
     return text;
 }
@@ -168,8 +169,8 @@ std::string_view Run::text(int column) const {
 // ---- Connection ----
 
 struct Connection::Impl {
-    Impl(const std::string& path, const std::string& vfs)
-        : session(through_soci([&] { return soci::session(soci::sqlite3, connect_string(path, vfs)); })),
+    Impl(const std::string& path, const std::string& vfs, Role role)
+        : session(through_soci([&] { return soci::session(soci::sqlite3, connect_string(path, vfs, role)); })),
           handle(handle_of(session)) {}
 
     soci::session session;
@@ -179,7 +180,7 @@ struct Connection::Impl {
 };
 
 Connection::Connection(const std::string& path, const std::string& vfs, Role role)
-    : impl_(std::make_unique<Impl>(path, vfs)) {
+    : impl_(std::make_unique<Impl>(path, vfs, role)) {
     sqlite3* handle = impl_->handle;
     check(sqlite3_extended_result_codes(handle, 1));
     check(sqlite3_busy_timeout(handle, busy_timeout_ms));

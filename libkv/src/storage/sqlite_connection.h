@@ -188,7 +188,8 @@ private:
     int index_ = 0;  // of parameters before the first step, then of columns
 };
 
-enum class Role { writer, reader };
+// A reader shares the file with the writer of this process; read_only opens it without the right to change it.
+enum class Role { writer, reader, read_only };
 
 // One SQLite connection, opened by SOCI, with the statements SOCI prepared on it. They are prepared once and kept. What
 // SOCI cannot exchange (real BLOBs, views of bytes, 64 bits without a sign) goes through the statement's own handle.

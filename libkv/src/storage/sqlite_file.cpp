@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <sys/file.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <sys/vfs.h>
 #include <unistd.h>
 
@@ -112,24 +113,61 @@ Result<void> create(const std::string& path, const std::string& folder) {
     return {};
 }
 
+std::string folder_of(const std::string& path) { return path.substr(0, path.rfind('/') + 1); }
+
+// `path` is absolute. What is not there yet is fine.
+Result<void> check_place(const std::string& path) {
+    KV_CHECK(check_path(path));
+    struct stat status {};
+    if (::stat(path.c_str(), &status) == 0 && !S_ISREG(status.st_mode)) {
+        return Error{Errc::unavailable, "the database path is not a file"};
+    }
+    if (is_network_file_system(folder_of(path))) {
+        return Error{Errc::unsupported, "a database cannot lie on a network file system"};
+    }
+    return {};
+}
+
+std::uint64_t file_size(const std::string& path) {
+    struct stat status {};
+    return ::stat(path.c_str(), &status) == 0 ? static_cast<std::uint64_t>(status.st_size) : 0;
+}
+
 }  // namespace
 
 Result<File> File::open(const std::string& path) {
     KV_CHECK(check_path(path));
     KV_TRY(std::string real, resolve(path));
-    const std::string folder = real.substr(0, real.rfind('/') + 1);
-    KV_CHECK(check_path(real));
-    struct stat status {};
-    if (::stat(real.c_str(), &status) == 0 && !S_ISREG(status.st_mode)) {
-        return Error{Errc::unavailable, "the database path is not a file"};
-    }
-    if (is_network_file_system(folder)) {
-        return Error{Errc::unsupported, "a database cannot lie on a network file system"};
-    }
+    KV_CHECK(check_place(real));
     KV_TRY(const int lock, take_lock(real + ".lock"));
     File file(std::move(real), lock);
-    KV_CHECK(create(file.path_, folder));
+    KV_CHECK(create(file.path_, folder_of(file.path_)));
     return file;
+}
+
+Result<File> File::find(const std::string& path) {
+    KV_CHECK(check_path(path));
+    std::string real = real_path(path);
+    if (real.empty()) {
+        if (errno == ENOENT) return Error{Errc::not_found, "there is no database at that path"};
+        return system_error("the database path cannot be used", errno);
+    }
+    KV_CHECK(check_place(real));
+    return File(std::move(real), -1);
+}
+
+bool File::lies_in_fixed_folder() const { return ::faccessat(AT_FDCWD, folder_of(path_).c_str(), W_OK, AT_EACCESS) != 0; }
+
+Storage::Stats File::stats() const {
+    Storage::Stats stats;
+    stats.wal_bytes = file_size(path_ + "-wal");
+    stats.database_bytes = file_size(path_);
+    struct statvfs disk {};
+    if (::statvfs(folder_of(path_).c_str(), &disk) == 0) {
+        stats.disk_free_bytes = static_cast<std::uint64_t>(disk.f_bavail) * disk.f_frsize;
+        stats.disk_bytes = static_cast<std::uint64_t>(disk.f_blocks) * disk.f_frsize;
+    }
+    return stats;
 }
 
 File::File(File&& other) noexcept : path_(std::move(other.path_)), lock_(std::exchange(other.lock_, -1)) {}

@@ -2,18 +2,24 @@
 #include <string>
 
 #include "kv/result.h"
+#include "kv/storage.h"
 
 namespace kv::sqlite {
 
-// The database file: found or created, and held against every other opener for as long as this lives.
+// The database file, found or created.
 class File {
 public:
+    // Holds it against every other opener for as long as this lives.
     static Result<File> open(const std::string& path);
+    // An existing one, to be read next to whoever holds it.
+    static Result<File> find(const std::string& path);
     ~File();
     File(File&& other) noexcept;
     File& operator=(File&&) = delete;
 
     const std::string& path() const noexcept { return path_; }  // absolute, without symbolic links
+    bool lies_in_fixed_folder() const;                          // one that this process may not change
+    Storage::Stats stats() const;                               // what the file system knows
 
 private:
     File(std::string path, int lock) : path_(std::move(path)), lock_(lock) {}

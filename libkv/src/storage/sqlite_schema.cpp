@@ -172,33 +172,60 @@ void create(Connection& connection) {
     connection.execute("commit");
 }
 
-Result<bool> is_new(Connection& connection) {
-    const std::int64_t version = connection.ask_integer("pragma user_version");
+Error newer(std::int64_t version) {
+    return {Errc::newer_schema, "the database has schema " + std::to_string(version) + ", newer than " +
+                                    std::to_string(schema_version) + " of this library"};
+}
+
+// Of a database of ours; 0 if it is empty.
+Result<std::int64_t> find_version(Connection& connection) {
+    const std::int64_t version = read_schema_version(connection);
     const std::int64_t application = connection.ask_integer("pragma application_id");
-    if (application == application_id && version > schema_version) {
-        return Error{Errc::newer_schema, "the database has schema " + std::to_string(version) + ", newer than " +
-                                             std::to_string(schema_version) + " of this library"};
-    }
-    if (application == application_id && version == schema_version) return false;
+    if (application == application_id && version > schema_version) return newer(version);
+    if (application == application_id && version > 0) return version;
     const bool is_empty = connection.ask_integer("select count(*) from sqlite_schema") == 0;
-    if (application == 0 && version == 0 && is_empty) return true;
+    if (application == 0 && version == 0 && is_empty) return std::int64_t{0};
     return foreign();
+}
+
+Result<void> check_name(Connection& connection) {
+    const std::string version = connection.ask("select value from meta where name = 'storage.schema_version'");
+    if (version != std::to_string(schema_version)) return foreign();
+    return {};
 }
 
 }  // namespace
 
+std::int64_t read_schema_version(Connection& connection) { return connection.ask_integer("pragma user_version"); }
+
+// SQLite writes no page for an update that leaves a row as it is; this number it always writes.
+void rewrite_schema_version(Connection& connection) {
+    static const std::string sql = "pragma user_version = " + std::to_string(schema_version);
+    connection.execute(sql.c_str());
+}
+
 Result<void> prepare_schema(Connection& connection) {
-    KV_TRY(const bool create_it, is_new(connection));
+    KV_TRY(const std::int64_t version, find_version(connection));
+    if (version != 0 && version < schema_version) return foreign();
     // Only before the first table, and before WAL writes the first page.
-    if (create_it) connection.execute("pragma auto_vacuum = incremental");
+    if (version == 0) connection.execute("pragma auto_vacuum = incremental");
     // A failed switch is no failed statement: it answers with the mode that stayed.
     if (connection.ask("pragma journal_mode = wal") != "wal") {
         return Error{Errc::unavailable, "the database could not be switched to write-ahead logging"};
     }
-    if (create_it) create(connection);
-    const std::string version = connection.ask("select value from meta where name = 'storage.schema_version'");
-    if (version != std::to_string(schema_version)) return foreign();
-    return {};
+    if (version == 0) create(connection);
+    return check_name(connection);
+}
+
+Result<void> check_schema(Connection& connection) {
+    KV_TRY(const std::int64_t version, find_version(connection));
+    if (version == 0) return Error{Errc::not_found, "the file holds no database yet"};
+    if (version < schema_version) {
+        return Error{Errc::unsupported, "the database has schema " + std::to_string(version) + ", older than " +
+                                            std::to_string(schema_version) +
+                                            " of this library: opening it for writing migrates it"};
+    }
+    return check_name(connection);
 }
 
 }  // namespace kv::sqlite

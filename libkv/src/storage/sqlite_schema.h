@@ -7,4 +7,13 @@ namespace kv::sqlite {
 // nothing if it is another program's or newer than this library.
 Result<void> prepare_schema(Connection& connection);
 
+// Whether the database is one of ours and of this schema; changes nothing.
+Result<void> check_schema(Connection& connection);
+
+// Of a database of ours. Throws Failure.
+std::int64_t read_schema_version(Connection& connection);
+
+// A commit that changes a page of the file and nothing in it. Throws Failure.
+void rewrite_schema_version(Connection& connection);
+
 }  // namespace kv::sqlite

@@ -1,0 +1,150 @@
+#include "storage/sqlite_readers.h"
+
+#include "storage/sqlite_answers.h"
+#include "storage/sqlite_schema.h"
+
+namespace kv::sqlite {
+
+// ---- Readers ----
+
+std::unique_ptr<Connection> Readers::take() {
+    std::unique_lock lock(mutex_);
+    changed_.wait(lock, [&] { return is_closed_ || !free_.empty() || open_ < limit_; });
+    if (is_closed_) return nullptr;
+    if (!free_.empty()) {
+        auto connection = std::move(free_.back());
+        free_.pop_back();
+        return connection;
+    }
+    ++open_;
+    lock.unlock();
+    try {
+        return std::make_unique<Connection>(source_.path, source_.vfs, source_.role);
+    } catch (...) {
+        give_back(nullptr);
+        throw;
+    }
+}
+
+void Readers::give_back(std::unique_ptr<Connection> connection) {
+    if (connection && !connection->is_idle()) connection.reset();
+    std::lock_guard lock(mutex_);
+    if (connection) {
+        free_.push_back(std::move(connection));
+    } else {
+        --open_;
+    }
+    changed_.notify_all();
+}
+
+bool Readers::is_closed() {
+    std::lock_guard lock(mutex_);
+    return is_closed_;
+}
+
+void Readers::close() {
+    std::unique_lock lock(mutex_);
+    is_closed_ = true;
+    changed_.notify_all();
+    changed_.wait(lock, [&] { return free_.size() == open_; });
+    free_.clear();
+    open_ = 0;
+}
+
+void Readers::reopen() {
+    std::lock_guard lock(mutex_);
+    is_closed_ = false;
+}
+
+// ---- snapshots ----
+
+namespace {
+
+class Snapshot final : public Answers<StorageReader, Snapshot> {
+public:
+    Snapshot(std::unique_ptr<Connection> connection, Clock& clock)
+        : connection_(std::move(connection)), transaction_(*connection_), clock_(clock) {
+        read_schema_version(*connection_);  // BEGIN alone fixes nothing: the first read does
+    }
+
+    Result<Time> now() override { return clock_.now(); }
+
+    template <class F>
+    auto answer_with(F&& question) {
+        return guard([&] {
+            Questions questions(*connection_);
+            return question(questions);
+        });
+    }
+
+private:
+    std::unique_ptr<Connection> connection_;
+    ReadTransaction transaction_;
+    Clock& clock_;
+};
+
+}  // namespace
+
+Result<std::unique_ptr<StorageReader>> make_snapshot(const ReadSource& source, Clock& clock) {
+    return guard([&]() -> std::unique_ptr<StorageReader> {
+        return std::make_unique<Snapshot>(std::make_unique<Connection>(source.path, source.vfs, source.role), clock);
+    });
+}
+
+// ---- reading alone ----
+
+namespace {
+
+class ReadOnlyStorage final : public Answers<Storage, ReadOnlyStorage> {
+public:
+    ReadOnlyStorage(File file, const std::string& vfs, std::size_t readers, Clock& clock)
+        : file_(std::move(file)),
+          clock_(clock),
+          source_{file_.path(), vfs, Role::read_only},
+          readers_(source_, readers) {}
+
+    Result<void> open() {
+        KV_TRY(auto reader, guard([&] { return readers_.take(); }));
+        auto checked = guard([&] { return check_schema(*reader); });
+        readers_.give_back(std::move(reader));
+        return checked;
+    }
+
+    Result<Time> now() override { return clock_.now(); }
+    Result<void> write(const std::function<Result<void>(StorageWriter&)>&) override {
+        return Error{Errc::unsupported, "the storage was opened for reading alone"};
+    }
+    Result<std::unique_ptr<StorageReader>> snapshot() override { return make_snapshot(source_, clock_); }
+    bool is_shared() const override { return true; }
+    Stats stats() override { return file_.stats(); }
+
+    template <class F>
+    auto answer_with(F&& question) -> Result<decltype(question(std::declval<Questions&>()))> {
+        KV_TRY(auto reader, guard([&] { return readers_.take(); }));
+        return answer_once(readers_, std::move(reader), question);
+    }
+
+private:
+    const File file_;
+    Clock& clock_;
+    const ReadSource source_;
+    Readers readers_;
+};
+
+}  // namespace
+
+Result<std::unique_ptr<Storage>> open_read_only(File file, const std::string& vfs, std::size_t readers, Clock& clock) {
+    const bool is_fixed = file.lies_in_fixed_folder();
+    auto storage = std::make_unique<ReadOnlyStorage>(std::move(file), vfs, readers, clock);
+    Result<void> opened = storage->open();
+    if (opened) return std::unique_ptr<Storage>(std::move(storage));
+    if (is_fixed && opened == Errc::unavailable) {
+        return Error{Errc::unavailable,
+                     "the folder of the database may not be written, and reading it needs its -shm file there: "
+                     "read a copy in another folder",
+                     opened.error().message};
+    }
+    return std::move(opened).error();
+}
+
+}  // namespace kv::sqlite
