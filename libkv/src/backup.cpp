@@ -159,7 +159,9 @@ Result<std::vector<KeyRow>> Reader::keys() {
 
 Result<std::vector<MetaRow>> Reader::meta() {
     if (std::exchange(is_meta_read_, true)) return std::vector<MetaRow>();
-    return rows_->get_meta();
+    KV_TRY(std::vector<MetaRow> rows, rows_->get_meta());
+    std::erase_if(rows, [](const MetaRow& row) { return row.name.starts_with(meta_of_storage); });
+    return rows;
 }
 
 Result<std::vector<NamespaceRow>> Reader::namespaces() {

@@ -15,6 +15,7 @@ inline constexpr std::string_view meta_epoch = "epoch";
 inline constexpr std::string_view meta_version_base = "version_base";  // of namespaces to come
 inline constexpr std::string_view meta_last_backup = "backup.last";    // the time that the last whole backup shows
 inline constexpr std::string_view meta_restoring = "restoring";        // stands only while a restore goes on
+inline constexpr std::string_view meta_of_storage = "storage.";        // so begins what a backend keeps for itself
 
 struct StoreMeta {
     std::string epoch;  // empty: there is no store yet
