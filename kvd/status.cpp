@@ -40,6 +40,7 @@ unsigned http_status(kv::Errc code) noexcept {
         case Errc::overloaded:
         case Errc::audit_unavailable:
         case Errc::shutting_down: return 503;
+        case Errc::clock_unsound: return 503;
         case Errc::internal:
         case Errc::integrity: return 500;
         // Never an answer to a request: problem() shows these as internal.

@@ -28,8 +28,12 @@ public:
     Time now() override { return Time(std::chrono::microseconds(micros_.load())); }
     void set(Time time) { micros_ = time.time_since_epoch().count(); }
     void pass(std::chrono::microseconds span) { micros_ += span.count(); }
+    std::chrono::microseconds disagreement() override { return std::chrono::microseconds(disagreement_.load()); }
+    // As if the wall clock had been set.
+    void jump(std::chrono::microseconds span) { disagreement_ += span.count(); }
 
 private:
+    std::atomic<std::int64_t> disagreement_{0};
     std::atomic<std::int64_t> micros_ = parse_time("2024-01-15T10:00:00Z")->time_since_epoch().count();
 };
 
@@ -82,6 +86,13 @@ private:
     bool is_answered_twice_ = false;
 };
 
+// Denials are not folded, unless a test says so.
+inline Options each_denial_a_row() {
+    Options options;
+    options.denial_window = std::chrono::seconds(0);
+    return options;
+}
+
 enum class Kind { secret, plain, no_history };
 
 // A store over memory, at a time that stands still, with one namespace "app~ns", and a view on its rows that goes past
@@ -89,7 +100,7 @@ enum class Kind { secret, plain, no_history };
 class Fixture {
 public:
     using MakeStorage = std::function<std::unique_ptr<Storage>(Clock&)>;
-    explicit Fixture(Kind kind = Kind::secret, Options given = {}, const MakeStorage& make = make_memory_storage)
+    explicit Fixture(Kind kind = Kind::secret, Options given = each_denial_a_row(), const MakeStorage& make = make_memory_storage)
         : options(std::move(given)) {
         storage = make(clock);
         options.keys = make_fixed_key(fixed_key());

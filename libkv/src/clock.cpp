@@ -1,6 +1,7 @@
 #include "kv/clock.h"
 
 #include <cstdio>
+#include <ctime>
 
 namespace kv {
 namespace {
@@ -10,11 +11,21 @@ using std::chrono::microseconds;
 class SystemClock final : public Clock {
 public:
     Time now() override {
-        return start_ + std::chrono::duration_cast<microseconds>(std::chrono::steady_clock::now() - steady_start_);
+        return start_ + (since_boot() - boot_start_);
+    }
+    microseconds disagreement() override {
+        return std::chrono::duration_cast<microseconds>(std::chrono::system_clock::now() - now());
     }
 
 private:
-    const std::chrono::steady_clock::time_point steady_start_ = std::chrono::steady_clock::now();
+    // Steady like std::chrono::steady_clock, but it goes on while the machine sleeps.
+    static microseconds since_boot() {
+        timespec time{};
+        clock_gettime(CLOCK_BOOTTIME, &time);
+        return std::chrono::duration_cast<microseconds>(std::chrono::seconds(time.tv_sec) + std::chrono::nanoseconds(time.tv_nsec));
+    }
+
+    const microseconds boot_start_ = since_boot();
     const Time start_ = std::chrono::time_point_cast<microseconds>(std::chrono::system_clock::now());
 };
 

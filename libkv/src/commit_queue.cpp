@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <utility>
 
 #include "crypto/random.h"
 
@@ -18,6 +19,12 @@ bool is_worth_halving(const Error& error) {
 }
 
 }  // namespace
+
+void count_latency(Latencies& latencies, std::chrono::steady_clock::duration took) {
+    const auto micros = static_cast<std::uint64_t>(std::chrono::duration_cast<std::chrono::microseconds>(took).count());
+    const auto bucket = static_cast<std::size_t>(std::bit_width(micros / StoreStats::latency_bound_microseconds));
+    ++latencies[std::min(bucket, latencies.size() - 1)];
+}
 
 void count_group_size(GroupSizes& sizes, std::size_t operations) {
     const std::size_t bucket = operations <= 1 ? 0 : static_cast<std::size_t>(std::bit_width(operations - 1));
@@ -130,6 +137,13 @@ void CommitQueue::stop() {
 
 void CommitQueue::commit(std::span<std::unique_ptr<GroupItem>> items) {
     Result<void> committed = write(items);
+    if (committed == Errc::storage_full) {
+        if (settings_.on_full) settings_.on_full();
+        for (auto& item : items) {
+            if (std::exchange(item->gives_way, false)) item->reject(committed.error());
+        }
+        committed = write(items);
+    }
     if (!committed && is_worth_halving(committed.error())) {
         if (items.size() > 1) {
             {
@@ -163,10 +177,8 @@ Result<void> CommitQueue::write_once(std::span<std::unique_ptr<GroupItem>> items
     Result<void> committed = storage_.write([&](StorageWriter& storage) { return plan_group(storage, items); });
     if (committed == Errc::outcome_unknown) committed = resolve_unknown();
     if (committed && last_rows_ > 0) {
-        std::lock_guard lock(mutex_);
-        chain_->advance(last_change_.after);
         is_stream_open_ = true;
-        stats_.audit_rows += last_rows_;
+        advance(last_change_.after);
     }
     std::size_t operations = 0;
     for (const auto& item : items) operations += item->operations;
@@ -175,13 +187,23 @@ Result<void> CommitQueue::write_once(std::span<std::unique_ptr<GroupItem>> items
     return committed;
 }
 
+// The rows of the last change are committed.
+void CommitQueue::advance(const AuditHead& head) {
+    {
+        std::lock_guard lock(mutex_);
+        chain_->advance(head);
+        stats_.audit_rows += last_rows_;
+    }
+    if (settings_.audit_copy && !last_records_.empty()) settings_.audit_copy(last_records_);
+}
+
 Result<void> CommitQueue::plan_group(StorageWriter& storage, std::span<std::unique_ptr<GroupItem>> items) {
     overlay_.clear();
     audit_.clear();
     witnessed_.clear();
     last_rows_ = 0;
     KV_CHECK(load(storage, items));
-    KV_TRY(const Time now, storage.now());
+    KV_TRY(const Time now, settings_.time.now(storage));
     if (!is_stream_open_) KV_CHECK(open_stream(storage, now));
     GroupContext context{storage, overlay_, vault_, audit_,
                          {now, settings_.epoch, settings_.limits, settings_.namespace_retention, settings_.version_base}};
@@ -227,6 +249,7 @@ Result<void> CommitQueue::apply(StorageWriter& storage) {
     for (NamespaceRow& ns : changes.namespaces) ns.mac = vault_.namespace_mac(ns);
     if (!audit_.empty()) {
         AuditChain::Link link = chain_->extend(std::move(audit_));
+        keep_for_copy(link.rows);
         changes.audit = std::move(link.rows);
         changes.heads.insert(changes.heads.end(), witnessed_.begin(), witnessed_.end());
         changes.heads.push_back(link.head);
@@ -237,12 +260,19 @@ Result<void> CommitQueue::apply(StorageWriter& storage) {
     return storage.apply(changes);
 }
 
+void CommitQueue::keep_for_copy(const std::vector<AuditRow>& rows) {
+    if (!settings_.audit_copy) return;
+    last_records_.clear();
+    for (const AuditRow& row : rows) last_records_.push_back(row.record);
+}
+
 void CommitQueue::count_group(std::size_t operations, std::chrono::steady_clock::duration took) {
     std::lock_guard lock(mutex_);
     ++stats_.groups;
     count_group_size(stats_.group_sizes, operations);
     stats_.operations += operations;
     stats_.microseconds += static_cast<std::uint64_t>(std::chrono::duration_cast<std::chrono::microseconds>(took).count());
+    count_latency(stats_.latency, took);
 }
 
 void CommitQueue::note_outcome(const Result<void>& committed) {
@@ -315,20 +345,21 @@ Result<void> CommitQueue::resolve_unknown() {
 void CommitQueue::close_stream() {
     if (!is_stream_open_) return;
     const auto closed = storage_.write([&](StorageWriter& storage) -> Result<void> {
-        KV_TRY(const Time now, storage.now());
+        KV_TRY(const Time now, settings_.time.now(storage));
         std::vector<AuditRecord> records;
         records.push_back(make_record(system_actor(), {AuditAction::write, audit_close, {}}, now, nullptr));
         AuditChain::Link link = chain_->extend(std::move(records));
         link.head.after.state = HeadState::closed;
         Changeset changes;
+        keep_for_copy(link.rows);
+        last_rows_ = link.rows.size();
         changes.audit = std::move(link.rows);
         changes.heads.push_back(link.head);
         last_change_ = link.head;
         return storage.apply(changes);
     });
     if (closed) {
-        std::lock_guard lock(mutex_);
-        chain_->advance(last_change_.after);
+        advance(last_change_.after);
     } else if (settings_.log) {
         settings_.log(LogLevel::warning, "audit: the stream could not be closed");
     }

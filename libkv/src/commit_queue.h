@@ -17,6 +17,7 @@
 #include "kv/store.h"
 #include "overlay.h"
 #include "plan.h"
+#include "time_guard.h"
 #include "vault.h"
 
 namespace kv {
@@ -24,6 +25,9 @@ namespace kv {
 // How many groups carried how many operations, as StoreStats tells it.
 using GroupSizes = std::array<std::uint64_t, StoreStats::group_buckets>;
 void count_group_size(GroupSizes& sizes, std::size_t operations);
+// How many took how long, likewise.
+using Latencies = std::array<std::uint64_t, StoreStats::latency_buckets>;
+void count_latency(Latencies& latencies, std::chrono::steady_clock::duration took);
 
 // What the items of a group work on, inside the group's transaction.
 struct GroupContext {
@@ -53,6 +57,7 @@ public:
     std::size_t operations = 1;
     bool is_alone = false;       // a group of its own
     bool must_be_first = false;  // needs to see rows as they are stored, not as the group changed them
+    bool gives_way = false;      // rejected first where the disk is full, so that the others find room
 };
 
 // CommitQueue turns many items into few transactions. It takes whatever arrived while the last one was committing
@@ -66,7 +71,10 @@ public:
         std::string epoch;
         const Limits* limits = nullptr;
         std::chrono::seconds namespace_retention{};
-        std::function<void(LogLevel, std::string_view)> log;
+        TimeGuard time = {};
+        std::function<void()> on_full = {};  // the storage found no room: whatever can be let go of
+        std::function<void(std::span<const AuditRecord>)> audit_copy = {};  // after each commit
+        std::function<void(LogLevel, std::string_view)> log = {};
         std::uint64_t version_base = 0;  // of namespaces to come
         std::size_t group_items_max = 512;
         std::size_t group_bytes_max = 1u << 20;
@@ -97,6 +105,7 @@ public:
         std::uint64_t unknown = 0;
         std::uint64_t audit_rows = 0;
         std::uint64_t queued = 0;
+        Latencies latency;
     };
     Stats stats() const;
 
@@ -118,6 +127,8 @@ private:
     void start_stream();
     void close_stream();
     void note_outcome(const Result<void>& committed);
+    void advance(const AuditHead& head);
+    void keep_for_copy(const std::vector<AuditRow>& rows);
     void count_group(std::size_t operations, std::chrono::steady_clock::duration took);
 
     Storage& storage_;
@@ -143,6 +154,7 @@ private:
     bool is_stream_open_ = false;
     HeadChange last_change_;
     std::size_t last_rows_ = 0;
+    std::vector<AuditRecord> last_records_;  // of the last change, for audit_copy
 
     std::thread thread_;
 };

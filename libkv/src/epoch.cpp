@@ -7,6 +7,7 @@
 #include "crypto/random.h"
 #include "kv/admin.h"
 #include "text.h"
+#include "time_guard.h"
 
 namespace kv {
 namespace {
@@ -104,12 +105,13 @@ private:
 
 // In an audit stream of its own, whose first rows bear witness to the streams that nobody closed.
 Result<void> commit_epoch(Storage& storage, crypto::Keyring& keys, const std::string& epoch, std::uint64_t base,
-                          const EpochChanges& changes) {
+                          const TimeGuard& time, const EpochChanges& changes) {
     const Vault vault(keys);
     const Limits limits;
     CommitQueue::Settings settings;
     settings.epoch = epoch;
     settings.limits = &limits;
+    settings.time = time;
     CommitQueue commits(storage, vault, std::move(settings));
     std::atomic<bool> done{false};
     Result<void> outcome;
@@ -162,11 +164,14 @@ Result<std::string> begin_epoch(Storage& storage, crypto::Keyring& keys, const E
     KV_TRY(const std::vector<MetaRow> rows, storage.get_meta());
     KV_TRY(const StoreMeta meta, read_meta(rows));
     KV_TRY(const std::uint64_t highest, highest_version(storage, meta.version_base));
-    KV_TRY(const Time now, storage.now());
+    // A gap in the store's time is noted now: what is recorded here would hide it, and nothing is to be destroyed in a store
+    // that was restored from long ago before somebody has said that the clock is right.
+    KV_TRY(const TimeGuard time, TimeGuard::open(storage, {nullptr, Options{}.clock_gap_max, false, {}}));
+    KV_TRY(const Time now, time.now(storage));
     const std::uint64_t base = next_version_base(highest, now);
     KV_CHECK(raise_namespaces(storage, base));
     std::string epoch = draw_epoch();
-    KV_CHECK(commit_epoch(storage, keys, epoch, base, changes));
+    KV_CHECK(commit_epoch(storage, keys, epoch, base, time, changes));
     return epoch;
 }
 

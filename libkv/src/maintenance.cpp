@@ -7,6 +7,7 @@ namespace {
 
 constexpr std::size_t batch_rows = 512;
 constexpr std::size_t batch_bytes = 1u << 20;
+constexpr std::size_t pages_passed_max = 64;  // of rows that nothing can be done about, in one round
 
 // One batch on its way through the commit queue.
 class StepItem final : public GroupItem {
@@ -64,8 +65,15 @@ Result<void> each(GroupContext& context, const std::vector<EntryRow>& rows, F&& 
 
 }  // namespace
 
-Maintenance::Maintenance(Storage& storage, const Vault& vault, CommitQueue& commits, Settings settings)
-    : storage_(storage), vault_(vault), commits_(commits), settings_(std::move(settings)) {
+Maintenance::Maintenance(Storage& storage, const Vault& vault, CommitQueue& commits, Denials& denials, DiskGuard& disk,
+                         Settings settings)
+    : storage_(storage),
+      vault_(vault),
+      commits_(commits),
+      denials_(denials),
+      disk_(disk),
+      settings_(std::move(settings)),
+      audit_(storage, settings_.audit) {
     thread_ = std::thread([this] { run(); });
 }
 
@@ -103,6 +111,12 @@ Result<void> Maintenance::record(AuditRecord record, std::vector<MetaRow> meta) 
     });
 }
 
+void Maintenance::flush() {
+    if (auto written = write_denials(denials_.take_all()); !written && settings_.log) {
+        settings_.log(LogLevel::warning, "audit: folded denials could not be written: " + written.error().message);
+    }
+}
+
 void Maintenance::hurry() {
     {
         std::lock_guard lock(mutex_);
@@ -121,7 +135,7 @@ void Maintenance::stop() {
     purges_.clear();
 }
 
-Result<void> Maintenance::commit(Needs needs, Step step) {
+Result<void> Maintenance::commit(Needs needs, Step step, bool gives_way) {
     std::atomic<bool> done{false};
     Result<void> outcome;
     auto item = std::make_unique<StepItem>(std::move(needs), std::move(step), [&](Result<void> committed) {
@@ -129,6 +143,7 @@ Result<void> Maintenance::commit(Needs needs, Step step) {
         done.store(true, std::memory_order_release);
         commits_.wake_waiters();
     });
+    item->gives_way = gives_way;
     commits_.submit(std::move(item), false);
     commits_.lead_until(done);
     return outcome;
@@ -136,16 +151,62 @@ Result<void> Maintenance::commit(Needs needs, Step step) {
 
 Result<bool> Maintenance::run_round() {
     std::lock_guard round(round_);
+    disk_.look();
     if (!commits_.last_failure()) KV_CHECK(resume());
-    KV_TRY(const Time now, storage_.now());
+    KV_TRY(const Time now, settings_.time.now(storage_));
     std::size_t done = 0;
+    Result<void> failure;
+    // A step that fails, for want of room perhaps, keeps no other from making some.
+    const auto note = [&](Result<std::size_t> step) {
+        if (step) {
+            done += *step;
+        } else if (failure) {
+            failure = std::move(step).error();
+        }
+    };
+    note(write_denials(denials_.take_ended(now)));
+    note(trim_audit(now));
+    if (auto measured = measure_lag(now); !measured) note(std::move(measured).error());
+    if (settings_.time.judge()) note(sweep(now));
+    note(seal_due());
+    KV_CHECK(failure);
+    return done > 0;
+}
+
+// What the clock says is over.
+Result<std::size_t> Maintenance::sweep(Time now) {
     KV_TRY(const std::size_t expired, expire(now));
     KV_TRY(const std::size_t destroyed, destroy_hidden(now));
     KV_TRY(const std::size_t forgotten, forget_tombstones(now));
     KV_TRY(const std::size_t purged, purge_due(now));
-    KV_TRY(const std::size_t sealed, seal_due());
-    done = expired + destroyed + forgotten + purged + sealed;
-    return done > 0;
+    return expired + destroyed + forgotten + purged;
+}
+
+Result<std::size_t> Maintenance::trim_audit(Time now) {
+    const AuditRetention::Reason reason{settings_.time.judge().has_value(), disk_.is_tight()};
+    return audit_.run(now, reason, [this](Step step) { return commit({}, std::move(step), false); });
+}
+
+Result<std::size_t> Maintenance::write_denials(std::vector<AuditRecord> rows) {
+    if (rows.empty()) return std::size_t{0};
+    std::uint64_t folded = 0;
+    for (const AuditRecord& row : rows) folded += row.count;
+    KV_CHECK(commit({}, [&](GroupContext& context) -> Result<void> {
+        context.audit.insert(context.audit.end(), rows.begin(), rows.end());
+        return {};
+    }, false));
+    folded_.fetch_add(folded, std::memory_order_relaxed);
+    return rows.size();
+}
+
+Result<void> Maintenance::measure_lag(Time now) {
+    DueRange due;
+    due.before = now;
+    due.limit = 1;
+    KV_TRY(const std::vector<EntryRow> rows, storage_.scan_due(due));
+    const auto lag = rows.empty() || !rows.front().expires_at ? std::chrono::microseconds(0) : now - *rows.front().expires_at;
+    lag_.store(lag.count(), std::memory_order_relaxed);
+    return {};
 }
 
 // After an outage the store is ready again once something was committed, and nobody asks one that is not ready.
@@ -163,8 +224,19 @@ Result<std::size_t> Maintenance::expire(Time now) {
     due.kind = DueRange::Kind::expired;
     due.before = now;
     due.limit = batch_rows;
-    KV_TRY(const std::vector<EntryRow> rows, storage_.scan_due(due));
-    if (rows.empty()) return std::size_t{0};
+    std::size_t done = 0;
+    // Rows of a tampered namespace stay: they must not be all that is ever looked at.
+    for (std::size_t page = 0; page < pages_passed_max && done == 0; ++page) {
+        KV_TRY(const std::vector<EntryRow> rows, storage_.scan_due(due));
+        if (rows.empty()) break;
+        KV_TRY(done, expire_rows(rows));
+        due.after = DueRange::After{rows.back().expires_at.value_or(now), 0, rows.back().id};
+    }
+    expired_.fetch_add(done, std::memory_order_relaxed);
+    return done;
+}
+
+Result<std::size_t> Maintenance::expire_rows(const std::vector<EntryRow>& rows) {
     std::size_t done = 0;
     KV_CHECK(commit(needs_of(rows, false), [&](GroupContext& context) {
         done = 0;
@@ -177,7 +249,6 @@ Result<std::size_t> Maintenance::expire(Time now) {
             return {};
         });
     }));
-    expired_.fetch_add(done, std::memory_order_relaxed);
     return done;
 }
 

@@ -7,15 +7,19 @@
 #include <mutex>
 #include <thread>
 
+#include "audit_retention.h"
 #include "commit_queue.h"
+#include "denials.h"
+#include "disk_guard.h"
 #include "kv/options.h"
 #include "ticket.h"
 
 namespace kv {
 
 // Maintenance does what is due, in bounded batches that are commit groups of their own: it ends expired entries, destroys
-// what their grace is over for, forgets old tombstones, purges deleted namespaces, and seals the values of namespaces
-// that were made secret. Everything can stop at any point and goes on from what is stored.
+// what their grace is over for, forgets old tombstones, purges deleted namespaces, seals the values of namespaces
+// that were made secret, takes old audit rows away and writes folded denials. While the clock is unsound nothing is
+// expired or destroyed. Everything can stop at any point and goes on from what is stored.
 //
 // Threads: any. It has one of its own.
 class Maintenance {
@@ -26,15 +30,19 @@ public:
         std::chrono::seconds tombstone_retention;
         std::chrono::milliseconds interval;  // zero: only when asked
         std::function<void(LogLevel, std::string_view)> log;
+        TimeGuard time;
+        AuditRetention::Settings audit;
     };
-    // Borrows all three.
-    Maintenance(Storage& storage, const Vault& vault, CommitQueue& commits, Settings settings);
+    // Borrows everything but the settings.
+    Maintenance(Storage& storage, const Vault& vault, CommitQueue& commits, Denials& denials, DiskGuard& disk, Settings settings);
     ~Maintenance();
 
     // One batch of everything that is due, waiting; false if nothing was.
     Result<bool> run_round();
     // Purges a namespace that is marked as deleted, then answers.
     void purge(NamespaceId ns, Ticket ticket);
+    // Writes the denials that are folded still. After stop(), before the commit queue stops.
+    void flush();
     // Writes one audit row, with meta rows that become true with it, and waits for it.
     Result<void> record(AuditRecord record, std::vector<MetaRow> meta = {});
     // Something became due: do not wait for the interval.
@@ -42,13 +50,22 @@ public:
     void stop();
 
     std::uint64_t expired() const noexcept { return expired_.load(std::memory_order_relaxed); }
+    std::uint64_t folded() const noexcept { return folded_.load(std::memory_order_relaxed); }
+    // How long ago the oldest entry expired that was not swept yet.
+    std::chrono::microseconds sweeper_lag() const noexcept { return std::chrono::microseconds(lag_.load(std::memory_order_relaxed)); }
+    const AuditRetention& audit() const noexcept { return audit_; }
 
 private:
     using Step = std::function<Result<void>(GroupContext&)>;
 
     void run();
-    Result<void> commit(Needs needs, Step step);
+    Result<void> commit(Needs needs, Step step, bool gives_way = true);
+    Result<std::size_t> expire_rows(const std::vector<EntryRow>& rows);
     Result<void> resume();
+    Result<std::size_t> sweep(Time now);
+    Result<std::size_t> trim_audit(Time now);
+    Result<std::size_t> write_denials(std::vector<AuditRecord> rows);
+    Result<void> measure_lag(Time now);
     Result<std::size_t> expire(Time now);
     Result<std::size_t> destroy_hidden(Time now);
     Result<std::size_t> forget_tombstones(Time now);
@@ -63,8 +80,13 @@ private:
     Storage& storage_;
     const Vault& vault_;
     CommitQueue& commits_;
+    Denials& denials_;
+    DiskGuard& disk_;
     const Settings settings_;
+    AuditRetention audit_;
     std::atomic<std::uint64_t> expired_{0};
+    std::atomic<std::uint64_t> folded_{0};
+    std::atomic<std::int64_t> lag_{0};
 
     std::mutex round_;  // one round at a time
     std::mutex mutex_;

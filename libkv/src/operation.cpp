@@ -75,6 +75,38 @@ std::size_t request_bytes(const Request& request) {
                             request);
 }
 
+namespace {
+
+constexpr std::size_t item_bytes = 512;  // an entry or version without its value, roughly
+
+template <class Items>
+std::size_t bytes_of_items(const Items& items) {
+    std::size_t bytes = 0;
+    for (const auto& item : items) bytes += item_bytes + (item.value ? item.value->size() : 0);
+    return bytes;
+}
+
+}  // namespace
+
+std::size_t reply_bytes(const Result<Reply>& reply) {
+    if (!reply) return 0;
+    return std::visit(
+        overloaded{[](const EntryReply& one) { return one.entry.value ? one.entry.value->size() : std::size_t{0}; },
+                   [](const EntryList& list) { return bytes_of_items(list.items); },
+                   [](const VersionList& list) { return bytes_of_items(list.items); },
+                   [](const BulkGetReply& bulk) { return bytes_of_items(bulk.entries); },
+                   [](const AuditList& list) { return list.items.size() * item_bytes; },
+                   [](const NamespaceList& list) { return list.items.size() * item_bytes; },
+                   [](const ExportReply& file) { return file.text.size(); },
+                   [](const auto&) { return std::size_t{0}; }},
+        *reply);
+}
+
+bool makes_room(const Request& request) {
+    return std::holds_alternative<DeleteEntry>(request) || std::holds_alternative<BulkDelete>(request) ||
+           std::holds_alternative<DeleteNamespace>(request);
+}
+
 const Actor& system_actor() {
     static const Actor actor = [] {
         Actor system;

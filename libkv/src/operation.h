@@ -35,6 +35,10 @@ Description describe(const Request& request);
 bool is_write(const Request& request);
 // Roughly the memory a request holds on to.
 std::size_t request_bytes(const Request& request);
+// The same for what a reply carries beyond its fixed parts.
+std::size_t reply_bytes(const Result<Reply>& reply);
+// What removes more than it adds, and so may still be done on a disk that is nearly full.
+bool makes_room(const Request& request);
 
 // Who changes things when nobody asked: expiry, maintenance, the audit log's own rows.
 const Actor& system_actor();

@@ -1,5 +1,7 @@
 #include "operation_item.h"
 
+#include <algorithm>
+
 #include "plan_parts.h"
 
 namespace kv {
@@ -30,8 +32,9 @@ const NamespaceRow* named_namespace(const Request& request, Overlay& overlay) {
 
 }  // namespace
 
-OperationItem::OperationItem(Operation operation, Ticket ticket)
-    : operation_(std::move(operation)), ticket_(std::move(ticket)) {
+OperationItem::OperationItem(Operation operation, Ticket ticket, Denials& denials)
+    : operation_(std::move(operation)), ticket_(std::move(ticket)), denials_(denials) {
+    gives_way = !makes_room(operation_.request);
     bytes = request_bytes(operation_.request);
     operations = items_of(operation_.request);
     is_alone = is_about_namespace(operation_.request) || operations > shared_bulk_items_max ||
@@ -82,10 +85,24 @@ Result<void> OperationItem::plan(GroupContext& context) {
     for (const SealJob& job : planned.seals) {
         KV_CHECK(context.vault.seal(context.storage, job.ns->row, job.entry->row, job.plaintext->reveal()));
     }
-    for (AuditRecord& record : planned.audit) context.audit.push_back(std::move(record));
     reply_ = std::move(planned.reply);
+    record(context, std::move(planned.audit));
     if (const NamespaceRow* ns = named_namespace(operation_.request, context.overlay)) found_ = ns->id;
     return {};
+}
+
+void OperationItem::record(GroupContext& context, std::vector<AuditRecord> rows) {
+    const NamespaceState* ns = nullptr;
+    if (!rows.empty() && rows.back().namespace_id) ns = context.overlay.find_namespace(NamespaceRef(*rows.back().namespace_id));
+    const bool is_denied = !reply_ && is_denial(operation_.actor, reply_.error(), ns != nullptr ? &ns->row : nullptr);
+    const auto is_refusal = [](const AuditRecord& row) { return !row.success; };
+    if (is_denied && !is_admitted_) {
+        const auto refusals = std::count_if(rows.begin(), rows.end(), is_refusal);
+        const auto first = std::find_if(rows.begin(), rows.end(), is_refusal);
+        is_admitted_ = first == rows.end() || denials_.admit(*first, static_cast<std::uint64_t>(refusals));
+    }
+    if (is_denied && !*is_admitted_) std::erase_if(rows, is_refusal);
+    for (AuditRecord& row : rows) context.audit.push_back(std::move(row));
 }
 
 void OperationItem::finish(const Result<void>& committed) noexcept {

@@ -3,6 +3,7 @@
 #include <optional>
 
 #include "commit_queue.h"
+#include "denials.h"
 #include "operation.h"
 #include "ticket.h"
 
@@ -11,7 +12,8 @@ namespace kv {
 // A write on its way through a commit group.
 class OperationItem final : public GroupItem {
 public:
-    OperationItem(Operation operation, Ticket ticket);
+    // Borrows `denials`.
+    OperationItem(Operation operation, Ticket ticket, Denials& denials);
 
     // Instead of answering at once when it succeeded: the duty to answer goes on.
     std::function<void(Ticket, Result<Reply>, NamespaceId)> then;
@@ -24,12 +26,15 @@ public:
 
 private:
     Result<void> prepare(GroupContext& context);
+    void record(GroupContext& context, std::vector<AuditRecord> rows);
 
     Operation operation_;
     Ticket ticket_;
     Result<Reply> reply_ = Reply(Done{});
     std::optional<Error> rejection_;
     std::optional<NamespaceId> found_;
+    Denials& denials_;
+    std::optional<bool> is_admitted_;  // what a denial records: decided once, however often the group runs
 };
 
 }  // namespace kv

@@ -9,9 +9,13 @@ constexpr std::size_t batch_max = 512;
 constexpr std::size_t scan_threads = 2;
 constexpr std::size_t rounds_led_max = 8;  // then a caller goes its own way again
 
-// The audit rows of a batch of reads, and the replies that wait for them.
+}  // namespace
+
+// The audit rows of a batch of reads, and the replies that wait for them. ReadQueue's own.
 class ReadAuditItem final : public GroupItem {
 public:
+    explicit ReadAuditItem(ReadQueue& queue) : queue_(queue) {}
+
     void add(std::unique_ptr<ReadItem> item) {
         for (AuditRecord& record : item->audit) {
             bytes += 256 + record.key_path.size();
@@ -28,6 +32,7 @@ public:
     }
     void reject(Error) override { records_.clear(), is_rejected_ = true; }
     void finish(const Result<void>& committed) noexcept override {
+        if (committed && !is_rejected_) queue_.count_release(std::chrono::steady_clock::now() - began_);
         for (auto& item : waiting_) {
             if (committed && !is_rejected_) {
                 item->ticket.answer(std::move(item->reply));
@@ -41,12 +46,12 @@ private:
     std::vector<AuditRecord> records_;
     std::vector<std::unique_ptr<ReadItem>> waiting_;
     bool is_rejected_ = false;
+    ReadQueue& queue_;
+    const std::chrono::steady_clock::time_point began_ = std::chrono::steady_clock::now();
 };
 
-}  // namespace
-
-ReadQueue::ReadQueue(const Reader& reader, CommitQueue& commits, std::size_t readers)
-    : reader_(reader), commits_(commits), readers_(std::max<std::size_t>(readers, 1)) {
+ReadQueue::ReadQueue(const Reader& reader, CommitQueue& commits, Denials& denials, std::size_t readers)
+    : reader_(reader), commits_(commits), denials_(denials), readers_(std::max<std::size_t>(readers, 1)) {
     for (std::size_t i = 0; i < scan_threads; ++i) threads_.emplace_back([this] { work(); });
 }
 
@@ -119,6 +124,7 @@ void ReadQueue::work() {
 void ReadQueue::run_batch(Batch batch, bool caller_waits) {
     const std::size_t size = batch.size();
     reader_.run(batch);
+    for (auto& item : batch) item->ticket.hold(reply_bytes(item->reply));
     {
         std::lock_guard lock(mutex_);
         ++stats_.groups;
@@ -134,13 +140,25 @@ void ReadQueue::release(std::unique_ptr<ReadItem> item, bool caller_waits) {
     record(std::move(batch), caller_waits);
 }
 
+// What a denied read leaves to be recorded now.
+void ReadQueue::fold(std::vector<AuditRecord>& rows) {
+    const auto is_refusal = [](const AuditRecord& row) { return !row.success; };
+    const auto refusals = static_cast<std::uint64_t>(std::count_if(rows.begin(), rows.end(), is_refusal));
+    if (refusals == 0) return;
+    const AuditRecord& first = *std::find_if(rows.begin(), rows.end(), is_refusal);
+    if (!denials_.admit(first, refusals)) std::erase_if(rows, is_refusal);
+}
+
 // Hands the audit rows to the next commit group, and with them the replies that wait for it. Those whose callers wait
 // may be asleep by now: unless this thread is about to lead, the queue's own must.
 void ReadQueue::record(Batch batch, bool caller_waits) {
-    auto audit = std::make_unique<ReadAuditItem>();
+    auto audit = std::make_unique<ReadAuditItem>(*this);
     std::vector<std::unique_ptr<ReadItem>> released;
     for (auto& item : batch) {
-        if (item->audit_may_wait) {
+        if (item->is_denied) fold(item->audit);
+        if (item->is_denied && item->audit.empty()) {
+            released.push_back(std::move(item));
+        } else if (item->audit_may_wait) {
             auto early = std::make_unique<ReadItem>();
             early->audit = std::move(item->audit);
             early->audit_may_wait = true;
@@ -153,6 +171,12 @@ void ReadQueue::record(Batch batch, bool caller_waits) {
     audit->count(batch.size());
     if (audit->has_records()) commits_.submit(std::move(audit), !caller_waits);
     for (auto& item : released) item->ticket.answer(std::move(item->reply));
+}
+
+void ReadQueue::count_release(std::chrono::steady_clock::duration took) {
+    std::lock_guard lock(mutex_);
+    count_latency(stats_.audit_latency, took);
+    stats_.audit_microseconds += static_cast<std::uint64_t>(std::chrono::duration_cast<std::chrono::microseconds>(took).count());
 }
 
 void ReadQueue::stop() {

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "commit_queue.h"
+#include "denials.h"
 #include "kv/options.h"
 #include "kv/storage.h"
 #include "operation.h"
@@ -27,6 +28,7 @@ struct ReadItem {
 
     Result<Reply> reply = Reply(Done{});
     std::vector<AuditRecord> audit;
+    bool is_denied = false;       // for want of a right: what is recorded may be folded
     bool audit_may_wait = false;  // deferred read audit: answered before its rows are committed
 };
 
@@ -38,6 +40,7 @@ public:
         std::string epoch;
         const Limits* limits = nullptr;
         ReadAudit read_audit = ReadAudit::durable;
+        TimeGuard time = {};
     };
     Reader(Storage& storage, const Vault& vault, Settings settings);
 
@@ -59,8 +62,8 @@ private:
 // Threads: any.
 class ReadQueue {
 public:
-    // Borrows reader and commits.
-    ReadQueue(const Reader& reader, CommitQueue& commits, std::size_t readers);
+    // Borrows all three.
+    ReadQueue(const Reader& reader, CommitQueue& commits, Denials& denials, std::size_t readers);
     ~ReadQueue();
 
     // `caller_waits`: the caller will lead the commit of what is to be recorded (CommitQueue::lead_until), and reads on
@@ -74,6 +77,8 @@ public:
         GroupSizes group_sizes{};
         std::uint64_t groups = 0;
         std::uint64_t reads = 0;
+        Latencies audit_latency{};  // from a read's result to its release
+        std::uint64_t audit_microseconds = 0;
     };
     Stats stats() const;
 
@@ -83,10 +88,14 @@ private:
     void run_batch(Batch batch, bool caller_waits);
     void record(Batch batch, bool caller_waits);
     bool next_batch(Batch& batch);
+    void fold(std::vector<AuditRecord>& rows);
+    void count_release(std::chrono::steady_clock::duration took);
+    friend class ReadAuditItem;
     void work();
 
     const Reader& reader_;
     CommitQueue& commits_;
+    Denials& denials_;
     const std::size_t readers_;
 
     mutable std::mutex mutex_;

@@ -3,6 +3,7 @@
 #include "authorize.h"
 #include "crypto/hash.h"
 #include "cursor.h"
+#include "denials.h"
 #include "plan_parts.h"
 #include "reader_run.h"
 #include "text.h"
@@ -85,7 +86,7 @@ AuditRecord Reader::Run::record(const ReadItem& item, const NamespaceRow* ns, st
     Description what = describe(item.operation.request);
     what.key_path = key_path;
     // The time is set when the row is committed, unless the storage's clock can be asked for nothing.
-    auto now = storage_.now();
+    auto now = settings_.time.now(storage_);
     return make_record(item.operation.actor, what, now ? *now : Time{}, ns);
 }
 
@@ -104,9 +105,10 @@ void Reader::Run::fail(ReadItem& item, const NamespaceRow* ns, Error error) {
     // What was going to be shown is not.
     std::erase_if(item.audit, [](const AuditRecord& row) { return row.success; });
     if (item.audit.empty()) {
-        auto now = storage_.now();
+        auto now = settings_.time.now(storage_);
         item.audit.push_back(failure_record(item.operation, error, now ? *now : Time{}, ns));
     }
+    item.is_denied = is_denial(item.operation.actor, error, ns);
     item.reply = std::move(error);
 }
 
@@ -147,7 +149,7 @@ void Reader::Run::point(std::vector<ReadItem*>& items) {
         }
     }
     auto found = storage_.find(refs, Want{true, false});
-    auto now = storage_.now();
+    auto now = settings_.time.now(storage_);
     for (std::size_t i = 0; i < items.size(); ++i) {
         ReadItem& item = *items[i];
         if (!found || !now) {
@@ -219,8 +221,10 @@ void Reader::Run::single(ReadItem& item) {
 }
 
 Result<Reply> Reader::Run::run(ReadItem& item, const RecordRefusal& request) {
-    KV_TRY(const Time now, storage_.now());
-    item.audit.push_back(failure_record(item.operation, Error{request.reason, ""}, now, nullptr));
+    KV_TRY(const Time now, settings_.time.now(storage_));
+    const Error error{request.reason, ""};
+    item.audit.push_back(failure_record(item.operation, error, now, nullptr));
+    item.is_denied = is_denial(item.operation.actor, error, nullptr);
     return Reply(Done{});
 }
 
@@ -280,7 +284,7 @@ Result<Reply> Reader::Run::run(ReadItem& item, const BulkGet& request) {
     KV_TRY(const auto ns, find_namespace(request.ns));
     KV_CHECK(enter(item.operation.actor, ns.get()));
     KV_CHECK(judge_keys(item, request, ns.get()));
-    KV_TRY(const Time now, storage_.now());
+    KV_TRY(const Time now, settings_.time.now(storage_));
     BulkGetReply reply;
     KV_CHECK(get_keys(item, request, reply, time_in(*ns, now)));
     BytesWriter shown;

@@ -92,7 +92,7 @@ Result<std::vector<Entry>> Reader::Run::open_page(ReadItem& item, const Namespac
 
 Result<Reply> Reader::Run::run(ReadItem& item, const ListEntries& request) {
     KV_TRY(const auto ns, find_namespace(request.ns));
-    KV_TRY(const Time now, storage_.now());
+    KV_TRY(const Time now, settings_.time.now(storage_));
     KV_CHECK(enter(item.operation.actor, ns.get()));
     KV_TRY(EntryRange range, judge_list(item.operation.actor, request, ns.get(), now, page_limit(request.page)));
     BytesWriter query;
@@ -130,7 +130,7 @@ Result<Reply> Reader::Run::run(ReadItem& item, const ListEntries& request) {
 Result<Reply> Reader::Run::run(ReadItem& item, const ListVersions& request) {
     KV_TRY(const Found found, find_one({request.ns, request.key_path, {}}, Want{request.include_values, false}));
     ns_ = found.ns;
-    KV_TRY(const Time now, storage_.now());
+    KV_TRY(const Time now, settings_.time.now(storage_));
     KV_CHECK(enter(item.operation.actor, found.ns.get()));
     KV_CHECK(judge_versions(item.operation.actor, request, found, now));
     const NamespaceRow& ns = *found.ns;
@@ -304,7 +304,7 @@ Result<void> Reader::Run::check_export(const EntryPage& page) const {
 
 Result<Reply> Reader::Run::run(ReadItem& item, const ExportEntries& request) {
     KV_TRY(const auto ns, find_namespace(request.ns));
-    KV_TRY(const Time now, storage_.now());
+    KV_TRY(const Time now, settings_.time.now(storage_));
     KV_CHECK(enter(item.operation.actor, ns.get()));
     KV_TRY(EntryRange range, judge_export(item.operation.actor, request, ns.get(), now));
     range.limit = limits_.export_keys_max + 1;

@@ -41,6 +41,7 @@ std::string_view code_name(Errc code) noexcept {
         case Errc::overloaded: return "overloaded";
         case Errc::audit_unavailable: return "audit-unavailable";
         case Errc::shutting_down: return "shutting-down";
+        case Errc::clock_unsound: return "clock-unsound";
         case Errc::locked: return "locked";
         case Errc::invalid_state: return "invalid-state";
         case Errc::wrong_key: return "wrong-key";

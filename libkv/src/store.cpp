@@ -109,25 +109,22 @@ Result<void> draw(Operation& operation, const crypto::Keyring& keys, Time now) {
 class Store::Impl {
 public:
     Impl(std::unique_ptr<Clock> clock, std::unique_ptr<Storage> storage, Options options, std::unique_ptr<crypto::Keyring> keys,
-         StoreMeta meta)
+         StoreMeta meta, TimeGuard time)
         : options_(std::move(options)),
           clock_(std::move(clock)),
           storage_(std::move(storage)),
           keys_(std::move(keys)),
           vault_(*keys_),
-          epoch_(std::move(meta.epoch)),
-          last_backup_(meta.last_backup.value_or(Time{})),
-          commits_(*storage_, vault_,
-                   {.epoch = epoch_,
-                    .limits = &options_.limits,
-                    .namespace_retention = options_.namespace_retention,
-                    .log = options_.log,
-                    .version_base = meta.version_base}),
-          reader_(*storage_, vault_, {epoch_, &options_.limits, options_.read_audit}),
-          reads_(reader_, commits_, options_.readers),
-          maintenance_(*storage_, vault_, commits_,
-                       {options_.namespace_retention, options_.expiry_grace, options_.tombstone_retention,
-                        options_.maintenance_interval, options_.log}) {}
+          meta_(std::move(meta)),
+          epoch_(meta_.epoch),
+          last_backup_(meta_.last_backup.value_or(Time{})),
+          time_(std::move(time)),
+          denials_fold_(options_.denial_window),
+          disk_(*storage_, options_.disk_free_min, options_.log),
+          commits_(*storage_, vault_, commit_settings()),
+          reader_(*storage_, vault_, {epoch_, &options_.limits, options_.read_audit, time_}),
+          reads_(reader_, commits_, denials_fold_, options_.readers),
+          maintenance_(*storage_, vault_, commits_, denials_fold_, disk_, maintenance_settings()) {}
     ~Impl() { stop(); }
 
     void start(Actor actor, Request request, Completion done, bool waits);
@@ -147,20 +144,27 @@ public:
     const std::unique_ptr<Storage> storage_;
     const std::unique_ptr<crypto::Keyring> keys_;
     const Vault vault_;
-    const std::string epoch_;
+    const StoreMeta meta_;  // as it was at the opening
+    const std::string& epoch_;
     std::atomic<Time> last_backup_;  // zero: none
+    const TimeGuard time_;
     ForkMark fork_mark_;
     InFlight in_flight_;
     std::atomic<bool> is_stopping_{false};
     std::atomic<std::uint64_t> denials_{0};
     std::atomic<std::uint64_t> integrity_failures_{0};
     std::atomic<std::uint64_t> overloaded_{0};
+    Denials denials_fold_;
+    DiskGuard disk_;
     CommitQueue commits_;
     const Reader reader_;
     ReadQueue reads_;
     Maintenance maintenance_;
 
 private:
+    CommitQueue::Settings commit_settings();
+    Maintenance::Settings maintenance_settings() const;
+    Result<void> find_room(const Request& request) const;
     Result<void> is_open() const;
     Result<void> accept() const;
     Result<void> may_wait() const;
@@ -170,6 +174,35 @@ private:
     bool is_stopped_ = false;
     std::mutex stop_mutex_;
 };
+
+CommitQueue::Settings Store::Impl::commit_settings() {
+    CommitQueue::Settings settings;
+    settings.epoch = epoch_;
+    settings.limits = &options_.limits;
+    settings.namespace_retention = options_.namespace_retention;
+    settings.log = options_.log;
+    settings.time = time_;
+    settings.on_full = [this] { disk_.note_full(); };
+    settings.audit_copy = options_.audit_copy;
+    settings.version_base = meta_.version_base;
+    return settings;
+}
+
+Maintenance::Settings Store::Impl::maintenance_settings() const {
+    return {options_.namespace_retention,
+            options_.expiry_grace,
+            options_.tombstone_retention,
+            options_.maintenance_interval,
+            options_.log,
+            time_,
+            {options_.audit_retention, options_.audit_bytes_max, options_.audit_archive, epoch_, options_.log}};
+}
+
+// Writes give way before the disk is full; deletions a little later.
+Result<void> Store::Impl::find_room(const Request& request) const {
+    if (makes_room(request) ? !disk_.is_empty() : !disk_.is_low()) return {};
+    return Error{Errc::storage_full, "The disk is nearly full: nothing is written until there is room."};
+}
 
 Result<void> Store::Impl::is_open() const {
     if (fork_mark_.is_child()) return Error{Errc::invalid_state, "The store was opened before fork(); open one in the child."};
@@ -243,7 +276,11 @@ void Store::Impl::start_write(Operation operation, Ticket ticket, bool waits) {
         refuse(std::move(operation), std::move(ticket), std::move(error), waits);
         return;
     }
-    auto now = storage_->now();
+    if (auto room = find_room(operation.request); !room) {
+        refuse(std::move(operation), std::move(ticket), std::move(room).error(), waits);
+        return;
+    }
+    auto now = time_.now(*storage_);
     auto drawn = now ? draw(operation, *keys_, *now) : Result<void>(now.error());
     if (!drawn) {
         refuse(std::move(operation), std::move(ticket), std::move(drawn).error(), waits);
@@ -253,7 +290,7 @@ void Store::Impl::start_write(Operation operation, Ticket ticket, bool waits) {
     const bool purges = remove != nullptr && remove->purge;
     const auto* update = std::get_if<UpdateNamespace>(&operation.request);
     const bool seals = update != nullptr && update->is_secret == true;
-    auto item = std::make_unique<OperationItem>(std::move(operation), std::move(ticket));
+    auto item = std::make_unique<OperationItem>(std::move(operation), std::move(ticket), denials_fold_);
     if (purges) {
         item->then = [this](Ticket rest, Result<Reply>, NamespaceId ns) { maintenance_.purge(ns, std::move(rest)); };
     } else if (seals) {
@@ -267,7 +304,7 @@ void Store::Impl::start_write(Operation operation, Ticket ticket, bool waits) {
 
 // An operation that is wrong in itself: recorded, then answered.
 void Store::Impl::refuse(Operation operation, Ticket ticket, Error error, bool waits) {
-    auto now = storage_->now();
+    auto now = time_.now(*storage_);
     if (!check_actor(operation.actor)) operation.actor = {};  // what cannot be recorded
     auto item = std::make_unique<ReadItem>(std::move(operation), std::move(ticket));
     item->audit.push_back(failure_record(item->operation, error, now ? *now : Time{}, nullptr));
@@ -383,6 +420,16 @@ StoreStats Store::Impl::stats() const {
     stats.overloaded = overloaded_.load(std::memory_order_relaxed);
     stats.expired_entries = maintenance_.expired();
     stats.bytes_in_flight = in_flight_.bytes.load(std::memory_order_relaxed);
+    stats.audit_latency = reads.audit_latency;
+    stats.audit_microseconds = reads.audit_microseconds;
+    stats.commit_latency = commits.latency;
+    stats.audit_rows_removed = maintenance_.audit().removed();
+    stats.audit_rows_archived = maintenance_.audit().archived();
+    stats.audit_archive_failures = maintenance_.audit().failures();
+    stats.denials_folded = maintenance_.folded();
+    stats.clock_skew_seconds = std::chrono::duration<double>(time_.skew()).count();
+    stats.sweeper_lag_seconds = std::chrono::duration<double>(maintenance_.sweeper_lag()).count();
+    stats.disk_free_min = disk_.free_min();
     stats.storage = storage_->stats();
     if (const Time at = last_backup_.load(); at != Time{}) stats.last_backup = at;
     return stats;
@@ -391,7 +438,9 @@ StoreStats Store::Impl::stats() const {
 Result<void> Store::Impl::ready() {
     KV_CHECK(is_open());
     KV_TRY([[maybe_unused]] const auto meta, storage_->get_meta());
-    return commits_.last_failure();
+    KV_CHECK(commits_.last_failure());
+    if (disk_.is_low()) return Error{Errc::storage_full, "The disk is nearly full: writes are refused, reads go on."};
+    return time_.judge();
 }
 
 void Store::Impl::stop() {
@@ -403,6 +452,7 @@ void Store::Impl::stop() {
         in_flight_.operations.wait(left);
     }
     maintenance_.stop();
+    maintenance_.flush();
     reads_.stop();
     commits_.stop();
     is_stopped_ = true;
@@ -430,7 +480,10 @@ Result<std::unique_ptr<Store>> Store::open(std::unique_ptr<Clock> clock, std::un
     KV_TRY(const Time now, storage->now());
     KV_TRY(auto keys, crypto::Keyring::open(master_key, backend, std::move(stored), now));
     KV_TRY(StoreMeta meta, initialise(*storage, *keys));
-    auto impl = std::make_unique<Impl>(std::move(clock), std::move(storage), std::move(options), std::move(keys), std::move(meta));
+    Clock* wall = clock ? clock.get() : options.clock;
+    KV_TRY(TimeGuard time, TimeGuard::open(*storage, {wall, options.clock_gap_max, options.trust_clock, options.log}));
+    auto impl = std::make_unique<Impl>(std::move(clock), std::move(storage), std::move(options), std::move(keys), std::move(meta),
+                                       std::move(time));
     return std::unique_ptr<Store>(new Store(std::move(impl)));
 }
 

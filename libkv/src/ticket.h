@@ -32,6 +32,13 @@ public:
         if (in_flight_ != nullptr) answer(Error{Errc::internal, "The operation was dropped."});
     }
 
+    // Counts what the answer will hold, too.
+    void hold(std::size_t bytes) {
+        if (in_flight_ == nullptr) return;
+        bytes_ += bytes;
+        in_flight_->bytes.fetch_add(bytes, std::memory_order_relaxed);
+    }
+
     void answer(Result<Reply> reply) noexcept {
         InFlight* in_flight = std::exchange(in_flight_, nullptr);
         if (in_flight == nullptr) return;

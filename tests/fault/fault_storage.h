@@ -62,6 +62,11 @@ public:
         return changed_.wait_for(lock, std::chrono::seconds(30), [&] { return at_gate_ == count; });
     }
 
+    // The disk it pretends to lie on; 0: none.
+    std::atomic<std::uint64_t> disk_bytes{0};
+    std::atomic<std::uint64_t> disk_free_bytes{0};
+    std::atomic<std::uint64_t> held_back_bytes{0};
+
     std::atomic<int> writes{0};
     std::atomic<int> idles{0};
     std::atomic<int> inside{0};      // writes and tidyings going on
@@ -211,8 +216,17 @@ public:
     }
     Result<std::unique_ptr<StorageReader>> snapshot() override { return inner_.snapshot(); }
     bool is_shared() const override { return inner_.is_shared(); }
-    bool hold_back(std::uint64_t bytes) override { return inner_.hold_back(bytes); }
-    Stats stats() override { return inner_.stats(); }
+    bool hold_back(std::uint64_t bytes) override {
+        faults_.held_back_bytes = bytes;
+        return inner_.hold_back(bytes);
+    }
+    Stats stats() override {
+        Stats stats = inner_.stats();
+        if (faults_.disk_bytes == 0) return stats;
+        stats.disk_bytes = faults_.disk_bytes;
+        stats.disk_free_bytes = faults_.disk_free_bytes;
+        return stats;
+    }
     void idle() override {
         const Inside inside(faults_);
         ++faults_.idles;

@@ -364,6 +364,22 @@ TEST_CASE("a new epoch that was interrupted anywhere is not there, and running i
     }
 }
 
+TEST_CASE("a store that is restored from long ago destroys nothing until somebody trusts the clock") {
+    Fixture kv(Kind::plain);
+    REQUIRE(kv.put("brief", "one", Ttl::after(10)));
+    const std::string bytes = take_backup(*kv.storage);
+    Reopened copy(kv, kv.clock.now() + 24h * 60, bytes);
+    copy.maintain();
+    CHECK_FALSE(copy.entry_row("brief")->is_tombstone);
+    CHECK(copy.get("brief") == "!not-found");
+    CHECK(copy.store->ready() == Errc::clock_unsound);
+    copy.close();
+    copy.options.trust_clock = true;
+    copy.open();
+    copy.maintain();
+    CHECK(copy.entry_row("brief")->is_tombstone);
+}
+
 TEST_CASE("a new epoch does not vouch for a namespace that somebody changed") {
     Fixture kv;
     NamespaceRow row = kv.namespace_row();

@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <csignal>
+#include <thread>
 
 #include "storage/fault_vfs.h"
 #include "storage/sqlite_fixture.h"
@@ -470,6 +471,168 @@ TEST_CASE("a disk that fails while a database is made leaves something that can 
         vfs.fault = {};
         CHECK(put(*folder.open(FaultVfs::name()), {entry(1, "key", "value")}));
     }
+}
+
+TEST_CASE("a disk that fills while idling never keeps later writes out") {
+    for (int failing_call = 0, failed = 1; failed > 0; ++failing_call) {
+        FaultyFolder folder;
+        std::vector<EntryRow> rows;
+        for (int i = 2; i < 60; ++i) rows.push_back(entry(i, "key" + std::to_string(i), std::string(16 << 10, 'v')));
+        CHECK(put(*folder.storage, rows));
+        folder.storage->idle();
+        CHECK(folder.storage->write([&](StorageWriter& writer) {
+            Changeset changes;
+            for (const EntryRow& row : rows) changes.erase_entries.push_back(row.id);
+            return writer.apply(changes);
+        }));
+        failed = 0;
+        int calls = 0;
+        const int code = failing_call % 2 == 0 ? SQLITE_FULL : SQLITE_IOERR_WRITE;
+        folder.vfs.fault = [&](Op op, bool) {
+            if (op == Op::read || calls++ < failing_call / 2) return SQLITE_OK;
+            ++failed;
+            return code;
+        };
+        for (int i = 0; i < 3; ++i) {
+            folder.storage->idle();
+            CHECK(value(*folder.storage) == "old");
+        }
+        folder.vfs.fault = {};
+        CHECK(put(*folder.storage, {entry(1, "key", "new")}));
+        CHECK(value(*folder.storage) == "new");
+        folder.storage->idle();
+        CHECK(folder.storage->stats().wal_bytes == 0);
+        CHECK(Shell(folder.database).run("pragma integrity_check") == "ok ");
+    }
+}
+
+TEST_CASE("a disk that fills during a checkpoint between writes fails none of them for good") {
+    FaultyFolder folder;
+    for (int round = 0; round < 3; ++round) {
+        folder.vfs.fault = [](Op op, bool is_wal) { return op != Op::read && !is_wal ? SQLITE_FULL : SQLITE_OK; };
+        for (int i = 0; i < 20; ++i) {
+            CHECK(put(*folder.storage, {entry(i, "key" + std::to_string(i), std::string(512 << 10, char('a' + round)))}));
+        }
+        folder.vfs.fault = [](Op op, bool) { return op != Op::read ? SQLITE_FULL : SQLITE_OK; };
+        CHECK(put(*folder.storage, {entry(1, "key1", "lost")}) == Errc::storage_full);
+        CHECK(value(*folder.storage, "key1").size() == 512 << 10);
+        folder.vfs.fault = {};
+        CHECK(put(*folder.storage, {entry(1, "key1", "kept")}));
+        CHECK(value(*folder.storage, "key1") == "kept");
+    }
+    folder.storage->idle();
+    CHECK(folder.storage->stats().wal_bytes == 0);
+}
+
+// ---- room ----
+
+TEST_CASE("room is held back in a file of that size, and let go") {
+    Folder folder;
+    const fs::path reserve = folder.database.string() + ".reserve";
+    auto storage = folder.open();
+    CHECK_FALSE(fs::exists(reserve));
+    for (const std::uint64_t bytes : {1u << 20, 3u << 20, 3u << 20, 1u << 19}) {
+        CHECK(storage->hold_back(bytes));
+        struct stat status {};
+        REQUIRE(::stat(reserve.c_str(), &status) == 0);
+        CHECK(static_cast<std::uint64_t>(status.st_size) == bytes);
+        CHECK(static_cast<std::uint64_t>(status.st_blocks) * 512 >= bytes);
+        CHECK((status.st_mode & 0777) == 0600);
+    }
+    storage.reset();
+    CHECK(fs::file_size(reserve) == 1u << 19);  // still held back when nobody serves
+    storage = folder.open();
+    CHECK(storage->hold_back(0));
+    CHECK_FALSE(fs::exists(reserve));
+    CHECK(storage->hold_back(0));
+}
+
+TEST_CASE("room that is not there is not held back, and what was held stays") {
+    Folder folder;
+    const fs::path reserve = folder.database.string() + ".reserve";
+    auto storage = folder.open();
+    CHECK_FALSE(storage->hold_back(std::uint64_t{1} << 62));
+    CHECK_FALSE(storage->hold_back(UINT64_MAX));
+    CHECK_FALSE(fs::exists(reserve));
+    CHECK(storage->hold_back(1 << 20));
+    CHECK_FALSE(storage->hold_back(std::uint64_t{1} << 62));
+    CHECK(fs::file_size(reserve) == 1 << 20);
+    fs::remove(reserve);
+    fs::create_symlink(folder.path / "elsewhere", reserve);
+    CHECK_FALSE(storage->hold_back(1 << 20));
+    CHECK_FALSE(fs::exists(folder.path / "elsewhere"));
+}
+
+TEST_CASE("a reserve with holes in it is filled") {
+    Folder folder;
+    const fs::path reserve = folder.database.string() + ".reserve";
+    auto storage = folder.open();
+    std::ofstream(reserve).close();
+    fs::resize_file(reserve, 1 << 20);
+    CHECK(storage->hold_back(1 << 20));
+    struct stat status {};
+    REQUIRE(::stat(reserve.c_str(), &status) == 0);
+    CHECK(status.st_blocks * 512 >= 1 << 20);
+}
+
+TEST_CASE("once the reserve is let go the WAL is kept small") {
+    Folder folder;
+    auto storage = folder.open();
+    const auto longest_wal = [&] {
+        std::uint64_t bytes = 0;
+        for (int i = 0; i < 100; ++i) {
+            CHECK(put(*storage, {entry(1, "key", std::string(16 << 10, char('a' + i % 26)))}));
+            bytes = std::max(bytes, storage->stats().wal_bytes);
+        }
+        return bytes;
+    };
+    CHECK(storage->hold_back(1 << 20));
+    CHECK(longest_wal() > 1u << 20);
+    CHECK(storage->hold_back(0));
+    CHECK(put(*storage, {entry(1, "key", "x")}));  // empties it first
+    CHECK(longest_wal() < 400u << 10);
+    CHECK(storage->hold_back(1 << 20));
+    CHECK(longest_wal() > 1u << 20);
+}
+
+TEST_CASE("room may be held back and let go while others write") {
+    Folder folder;
+    auto storage = folder.open();
+    std::thread guard([&] {
+        for (int i = 0; i < 50; ++i) {
+            CHECK(storage->hold_back(64 << 10));
+            CHECK(storage->hold_back(0));
+        }
+    });
+    for (int i = 0; i < 50; ++i) CHECK(put(*storage, {entry(1, "key", std::string(16 << 10, char('a' + i % 26)))}));
+    guard.join();
+    CHECK(value(*storage).size() == 16 << 10);
+}
+
+TEST_CASE("the stats tell how full the disk is and what erased rows left") {
+    Folder folder;
+    auto storage = folder.open();
+    const auto space = fs::space(folder.path);
+    const Storage::Stats stats = storage->stats();
+    CHECK(stats.disk_bytes == space.capacity);
+    REQUIRE(stats.disk_free_bytes);
+    CHECK(*stats.disk_free_bytes <= space.capacity);
+    CHECK(*stats.disk_free_bytes > 0);
+    CHECK(stats.reusable_bytes == 0);
+    CHECK(put(*storage, {entry(1, "key", std::string(8 << 20, 'v'))}));
+    CHECK(storage->write([](StorageWriter& writer) {
+        Changeset changes;
+        changes.erase_entries = {entry(1, "", "").id};
+        return writer.apply(changes);
+    }));
+    storage->idle();
+    CHECK(storage->stats().reusable_bytes > 6u << 20);
+    CHECK(storage->stats().reusable_bytes < storage->stats().database_bytes);
+    storage.reset();
+    storage = folder.open();
+    CHECK(storage->stats().reusable_bytes > 6u << 20);
+    for (int i = 0; i < 20; ++i) storage->idle();
+    CHECK(storage->stats().reusable_bytes == 0);
 }
 
 // ---- snapshots ----

@@ -17,6 +17,8 @@ class KV_EXPORT Clock {
 public:
     virtual ~Clock();
     virtual Time now() = 0;
+    // How far the wall clock is ahead of now(), for clocks that are not the wall clock themselves.
+    virtual std::chrono::microseconds disagreement() { return std::chrono::microseconds(0); }
 };
 
 // The time at creation plus what the steady clock counted since: it never jumps, whatever happens to the wall clock.

@@ -56,7 +56,8 @@ struct Options {
     std::chrono::milliseconds maintenance_interval{500};  // zero: only Store::run_maintenance() does it
 
     // The audit log: how long its rows stay, and how many bytes it may take (0: any). Older rows go, oldest first, after
-    // they were appended to JSON lines files in `audit_archive` if that is set. Without an archive only age counts.
+    // they were appended to JSON lines files in `audit_archive` if that is set. With an archive rows also go when the disk is
+    // nearly full.
     std::chrono::seconds audit_retention = std::chrono::hours(24 * 90);
     std::uint64_t audit_bytes_max = 0;
     std::string audit_archive;  // a folder; empty: none

@@ -63,6 +63,7 @@ enum class Errc : std::int32_t {
     overloaded = 75,
     audit_unavailable = 76,
     shutting_down = 77,
+    clock_unsound = 78,  // Store::ready() alone: the clock jumped, so nothing is expired or destroyed
 
     // Only a host program meets these.
     locked = 90,           // another process holds the database file

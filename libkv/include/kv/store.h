@@ -65,6 +65,13 @@ struct StoreStats {
     std::uint64_t read_groups = 0;
     std::uint64_t reads = 0;
     std::uint64_t commit_microseconds = 0;  // spent in storage writes
+    // How long commits took, and reads from their result to its release: bucket i counts what took less than 64 << i
+    // microseconds and not less than the bucket before, the last one everything longer.
+    static constexpr std::size_t latency_buckets = 20;
+    static constexpr std::uint64_t latency_bound_microseconds = 64;
+    std::array<std::uint64_t, latency_buckets> commit_latency{};
+    std::array<std::uint64_t, latency_buckets> audit_latency{};
+    std::uint64_t audit_microseconds = 0;   // the sum of the latter
     std::uint64_t groups_halved = 0;
     std::uint64_t outcomes_unknown = 0;
     std::uint64_t denials = 0;
@@ -72,9 +79,16 @@ struct StoreStats {
     std::uint64_t overloaded = 0;
     std::uint64_t expired_entries = 0;
     std::uint64_t audit_rows = 0;
+    std::uint64_t audit_rows_removed = 0;   // by retention
+    std::uint64_t audit_rows_archived = 0;
+    std::uint64_t audit_archive_failures = 0;
+    std::uint64_t denials_folded = 0;       // counted in a row of others
     std::uint64_t bytes_in_flight = 0;
     std::uint64_t queued = 0;
     std::optional<Time> last_backup = {};   // what the last backup that was read to its end shows; empty: there was none
+    double clock_skew_seconds = 0;          // of the wall clock ahead of the store's
+    double sweeper_lag_seconds = 0;         // of the oldest entry that expired and was not swept yet
+    std::uint64_t disk_free_min = 0;        // below it writes are refused; 0: no guard
     Storage::Stats storage;
 };
 

@@ -1,5 +1,6 @@
 #include "kv/sqlite.h"
 
+#include <atomic>
 #include <mutex>
 #include <optional>
 #include <utility>
@@ -9,15 +10,17 @@
 #include "storage/sqlite_connection.h"
 #include "storage/sqlite_file.h"
 #include "storage/sqlite_readers.h"
+#include "storage/sqlite_reserve.h"
 #include "storage/sqlite_schema.h"
 
 namespace kv::sqlite {
 namespace {
 
 // In pages of 4 KiB. Beyond the first the writer checkpoints as far as readers let it; beyond the second it also tries to
-// start the file anew, which needs a moment without readers.
+// start the file anew, which needs a moment without readers. Where room is short it does both early.
 constexpr std::size_t wal_pages_checkpoint = 1024;
 constexpr std::size_t wal_pages_truncate = 16 * 1024;
+constexpr std::size_t wal_pages_short_of_room = 64;
 
 class Writer final : public Answers<StorageWriter, Writer> {
 public:
@@ -62,6 +65,7 @@ class SqliteStorage final : public Answers<Storage, SqliteStorage> {
 public:
     SqliteStorage(File file, const SqliteOptions& options, Clock& clock)
         : file_(std::move(file)),
+          reserve_(file_.path() + ".reserve"),
           clock_(clock),
           source_{file_.path(), options.vfs, Role::reader},
           readers_(source_, options.readers) {}
@@ -76,7 +80,12 @@ public:
     Result<void> write(const std::function<Result<void>(StorageWriter&)>& body) override;
     void idle() override;
     Result<std::unique_ptr<StorageReader>> snapshot() override;
-    Stats stats() override { return file_.stats(); }
+    bool hold_back(std::uint64_t bytes) override { return reserve_.hold(bytes); }
+    Stats stats() override {
+        Stats stats = file_.stats();
+        stats.reusable_bytes = reusable_bytes_;
+        return stats;
+    }
 
     template <class F>
     auto answer_with(F&& question) -> Result<decltype(question(std::declval<Questions&>()))>;
@@ -90,14 +99,19 @@ private:
     void roll_back();
     void close_all();
     void checkpoint_if_due();
+    bool checkpoint(std::size_t pages);
+    void vacuum();
+    void note_reusable();
 
     File file_;  // its lock goes last
+    Reserve reserve_;
     Clock& clock_;
     const ReadSource source_;
     Readers readers_;
     std::mutex write_mutex_;
     std::unique_ptr<Connection> writer_;  // null after a failure that only a new connection gets over
-    std::size_t checkpoint_at_ = wal_pages_checkpoint;
+    std::size_t pages_left_ = 0;  // in the WAL, when a checkpoint could not take them all
+    std::atomic<std::uint64_t> reusable_bytes_ = 0;
 };
 
 // ---- opening, and opening again ----
@@ -110,7 +124,7 @@ private:
 Result<void> SqliteStorage::open_writer() {
     auto opened = guard([&] {
         auto writer = std::make_unique<Connection>(source_.path, source_.vfs, Role::writer);
-        Result<void> prepared = prepare_schema(*writer);
+        Result<void> prepared = prepare_schema(*writer, source_.path);
         if (prepared) {
             writer->allow_checkpoint_on_close();
             writer_ = std::move(writer);
@@ -125,7 +139,8 @@ Result<void> SqliteStorage::open_writer() {
         close_all();
         return std::move(settled).error();
     }
-    checkpoint_at_ = wal_pages_checkpoint;
+    pages_left_ = 0;
+    note_reusable();
     readers_.reopen();
     return {};
 }
@@ -229,24 +244,45 @@ void SqliteStorage::roll_back() {
 // Between transactions, by the connection that writes: two of them at it is what SQLite before 3.51.3 cannot stand.
 // A failure here fails nothing else: the WAL only goes on growing.
 void SqliteStorage::checkpoint_if_due() {
+    const std::size_t step = reserve_.is_let_go() ? wal_pages_short_of_room : wal_pages_checkpoint;
     const std::size_t pages = writer_->wal_pages();
-    if (pages < checkpoint_at_) return;
-    auto done = guard([&] {
-        const bool is_complete = writer_->checkpoint_passive();
-        if (pages >= wal_pages_truncate) return writer_->checkpoint_truncate();
-        return is_complete;
-    });
-    checkpoint_at_ = done && *done ? wal_pages_checkpoint : pages + wal_pages_checkpoint;
+    if (pages < pages_left_) pages_left_ = 0;  // the file has started anew
+    if (pages < pages_left_ + step) return;
+    const auto is_complete = guard([&] { return checkpoint(pages); });
+    pages_left_ = is_complete && *is_complete ? 0 : pages;
+    note_reusable();
 }
 
+bool SqliteStorage::checkpoint(std::size_t pages) {
+    if (reserve_.is_let_go()) return writer_->checkpoint_truncate();
+    const bool is_complete = writer_->checkpoint_passive();
+    return pages >= wal_pages_truncate ? writer_->checkpoint_truncate() : is_complete;
+}
+
+// By steps, and smaller ones where what a step writes may not find room.
+void SqliteStorage::vacuum() {
+    if (writer_->ask_integer("pragma freelist_count") == 0) return;
+    writer_->execute(reserve_.is_let_go() ? "pragma incremental_vacuum(16)" : "pragma incremental_vacuum(256)");
+}
+
+void SqliteStorage::note_reusable() {
+    const auto bytes = guard([&] {
+        return writer_->ask_integer("pragma freelist_count") * writer_->ask_integer("pragma page_size");
+    });
+    if (bytes) reusable_bytes_ = static_cast<std::uint64_t>(*bytes);
+}
+
+// A disk that is full may refuse the one and let the other, which makes room, go on.
 void SqliteStorage::idle() {
     std::lock_guard one_at_a_time(write_mutex_);
     if (!writer_) return;
-    auto done = guard([&] {
-        if (writer_->ask_integer("pragma freelist_count") > 0) writer_->execute("pragma incremental_vacuum(256)");
-        if (writer_->wal_pages() > 0 && writer_->checkpoint_truncate()) checkpoint_at_ = wal_pages_checkpoint;
-    });
-    if (!done) roll_back();
+    if (!guard([&] { vacuum(); })) {
+        roll_back();
+        if (!writer_) return;
+    }
+    const auto is_emptied = guard([&] { return file_.stats().wal_bytes > 0 && writer_->checkpoint_truncate(); });
+    if (is_emptied && *is_emptied) pages_left_ = 0;
+    note_reusable();
 }
 
 }  // namespace

@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <memory>
@@ -94,11 +95,15 @@ Result<int> take_lock(const std::string& path) {
     return error;
 }
 
-void sync_folder(const std::string& path) {
-    const int folder = ::open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (folder < 0) return;
-    ::fsync(folder);
-    ::close(folder);
+// True if it is on the disk.
+bool sync_path(const std::string& path, int flags) {
+    const int file = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | flags);
+    if (file < 0) return false;
+    const bool is_synced = ::fsync(file) == 0;
+    const int number = errno;
+    ::close(file);
+    errno = number;
+    return is_synced;
 }
 
 // SQLite would create the file with the rights that umask leaves. An existing file is never opened here: closing any
@@ -109,7 +114,7 @@ Result<void> create(const std::string& path, const std::string& folder) {
     const int file = ::open(path.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
     if (file < 0) return system_error("the database file cannot be created", errno);
     ::close(file);
-    sync_folder(folder);
+    (void)sync_path(folder, O_DIRECTORY);
     return {};
 }
 
@@ -175,5 +180,24 @@ File::File(File&& other) noexcept : path_(std::move(other.path_)), lock_(std::ex
 File::~File() {
     if (lock_ >= 0) ::close(lock_);
 }
+
+// ---- files beside it ----
+
+Result<void> make_empty_file(const std::string& path) {
+    remove_file(path);
+    const int file = ::open(path.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+    if (file < 0) return system_error("a file beside the database cannot be made", errno);
+    ::close(file);
+    return {};
+}
+
+Result<void> put_in_place(const std::string& file, const std::string& name) {
+    if (!sync_path(file, 0) || ::rename(file.c_str(), name.c_str()) != 0 || !sync_path(folder_of(name), O_DIRECTORY)) {
+        return system_error("a file beside the database cannot be written", errno);
+    }
+    return {};
+}
+
+void remove_file(const std::string& path) { (void)::unlink(path.c_str()); }
 
 }  // namespace kv::sqlite

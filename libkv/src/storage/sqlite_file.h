@@ -28,4 +28,10 @@ private:
     int lock_ = -1;
 };
 
+// An empty file, the owner's alone, instead of whatever had that name.
+Result<void> make_empty_file(const std::string& path);
+// Sees to it that a finished file is on the disk, and gives it its name there.
+Result<void> put_in_place(const std::string& file, const std::string& name);
+void remove_file(const std::string& path);
+
 }  // namespace kv::sqlite

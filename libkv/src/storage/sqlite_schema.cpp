@@ -1,5 +1,7 @@
 #include "storage/sqlite_schema.h"
 
+#include "storage/sqlite_migration.h"
+
 namespace kv::sqlite {
 namespace {
 
@@ -188,33 +190,44 @@ Result<std::int64_t> find_version(Connection& connection) {
     return foreign();
 }
 
-Result<void> check_name(Connection& connection) {
-    const std::string version = connection.ask("select value from meta where name = 'storage.schema_version'");
-    if (version != std::to_string(schema_version)) return foreign();
+// The version stands twice: in the header, and where people look for it.
+Result<void> check_name(Connection& connection, std::int64_t version) {
+    const std::string name = connection.ask("select value from meta where name = 'storage.schema_version'");
+    if (name != std::to_string(version)) return foreign();
     return {};
+}
+
+void write_header(Connection& connection, std::int64_t version) {
+    connection.execute_script(("pragma user_version = " + std::to_string(version)).c_str());
 }
 
 }  // namespace
 
 std::int64_t read_schema_version(Connection& connection) { return connection.ask_integer("pragma user_version"); }
 
-// SQLite writes no page for an update that leaves a row as it is; this number it always writes.
-void rewrite_schema_version(Connection& connection) {
-    static const std::string sql = "pragma user_version = " + std::to_string(schema_version);
-    connection.execute(sql.c_str());
+void write_schema_version(Connection& connection, std::int64_t version) {
+    connection.run("update meta set value = ?1 where name = 'storage.schema_version'", std::to_string(version)).finish();
+    write_header(connection, version);
 }
 
-Result<void> prepare_schema(Connection& connection) {
+// SQLite writes no page for an update that leaves a row as it is; this number it always writes.
+void rewrite_schema_version(Connection& connection) { write_header(connection, schema_version); }
+
+Result<void> prepare_schema(Connection& connection, const std::string& path) {
     KV_TRY(const std::int64_t version, find_version(connection));
-    if (version != 0 && version < schema_version) return foreign();
+    if (version != 0) KV_CHECK(check_name(connection, version));
     // Only before the first table, and before WAL writes the first page.
     if (version == 0) connection.execute("pragma auto_vacuum = incremental");
     // A failed switch is no failed statement: it answers with the mode that stayed.
     if (connection.ask("pragma journal_mode = wal") != "wal") {
         return Error{Errc::unavailable, "the database could not be switched to write-ahead logging"};
     }
-    if (version == 0) create(connection);
-    return check_name(connection);
+    if (version == 0) {
+        create(connection);
+    } else if (version < schema_version) {
+        return migrate(connection, path, version, schema_version);
+    }
+    return {};
 }
 
 Result<void> check_schema(Connection& connection) {
@@ -225,7 +238,7 @@ Result<void> check_schema(Connection& connection) {
                                             std::to_string(schema_version) +
                                             " of this library: opening it for writing migrates it"};
     }
-    return check_name(connection);
+    return check_name(connection, version);
 }
 
 }  // namespace kv::sqlite

@@ -1,0 +1,67 @@
+#include "denials.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "authorize.h"
+
+namespace kv {
+
+bool Denials::admit(const AuditRecord& record, std::uint64_t rows) {
+    if (window_.count() == 0) return true;
+    Caller caller{record.user_id, record.credential_id, record.peer, record.reason};
+    std::lock_guard lock(mutex_);
+    auto found = windows_.find(caller);
+    if (found == windows_.end() && windows_.size() >= callers_max_) {
+        // Too many callers to tell them apart: those that come now are counted together, by reason.
+        caller = Caller{{}, {}, {}, record.reason};
+        found = windows_.find(caller);
+    }
+    if (found == windows_.end() || found->second.ends <= record.timestamp) {
+        // What the old window counted was not taken yet: it goes on counting until it is.
+        if (found != windows_.end() && found->second.count > 0) {
+            found->second.count += rows;
+            found->second.last = record;
+            return false;
+        }
+        windows_.insert_or_assign(std::move(caller), Window{record.timestamp + window_, {}, 0});
+        return true;
+    }
+    found->second.count += rows;
+    found->second.last = record;
+    return false;
+}
+
+std::vector<AuditRecord> Denials::take_ended(Time now) {
+    std::vector<AuditRecord> rows;
+    std::lock_guard lock(mutex_);
+    for (auto at = windows_.begin(); at != windows_.end();) {
+        Window& window = at->second;
+        if (window.ends > now) {
+            ++at;
+            continue;
+        }
+        if (window.count > 0) {
+            window.last.count = window.count;
+            // As it was counted: nobody in particular, perhaps.
+            window.last.user_id = at->first.user_id;
+            window.last.credential_id = at->first.credential_id;
+            window.last.peer = at->first.peer;
+            rows.push_back(std::move(window.last));
+        }
+        at = windows_.erase(at);
+    }
+    return rows;
+}
+
+bool is_denial(const Actor& actor, const Error& error, const NamespaceRow* ns) {
+    if (error.code == Errc::unauthenticated || error.code == Errc::permission_denied) return true;
+    if (error.code != Errc::not_found || actor.is_trusted) return false;
+    if (ns != nullptr) return !Rights(actor, *ns).touches();
+    // Whoever may see every namespace was told the truth: there is none.
+    return !actor.grants || std::none_of(actor.grants->begin(), actor.grants->end(), [](const Grant& grant) {
+        return grant.application_id == "*" && std::holds_alternative<Grant::AnyNamespace>(grant.namespaces);
+    });
+}
+
+}  // namespace kv

@@ -1,0 +1,55 @@
+#pragma once
+#include <chrono>
+#include <cstdint>
+#include <map>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "kv/types.h"
+#include "operation.h"
+
+namespace kv {
+
+// Denials keeps a flood of refused requests from becoming a flood of audit rows: the first of a caller and a reason is
+// written at once, the rest of its window is counted and becomes one row when the window ends. What is counted and not
+// yet written is lost if the process dies.
+//
+// Threads: any.
+class Denials {
+public:
+    explicit Denials(std::chrono::seconds window, std::size_t callers_max = 4096)
+        : window_(window), callers_max_(callers_max) {}
+
+    // Whether the rows that one refused request leaves, of which `record` is one, are to be written now; false: they were
+    // counted.
+    bool admit(const AuditRecord& record, std::uint64_t rows = 1);
+    // The rows of windows that ended by `now`: the last of each as it was, with the count of those not written.
+    std::vector<AuditRecord> take_ended(Time now);
+    std::vector<AuditRecord> take_all() { return take_ended(Time::max()); }
+
+private:
+    struct Caller {
+        std::string user_id;
+        std::string credential_id;
+        std::string peer;
+        std::string reason;
+        friend auto operator<=>(const Caller&, const Caller&) = default;
+    };
+    struct Window {
+        Time ends;
+        AuditRecord last;
+        std::uint64_t count = 0;
+    };
+
+    const std::chrono::seconds window_;
+    const std::size_t callers_max_;
+    std::mutex mutex_;
+    std::map<Caller, Window> windows_;
+};
+
+// Whether the refusal tells of a caller without a right rather than of a wrong request: no credential, no grant, or
+// nothing there that this caller could know of.
+bool is_denial(const Actor& actor, const Error& error, const NamespaceRow* ns);
+
+}  // namespace kv

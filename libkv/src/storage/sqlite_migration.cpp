@@ -1,0 +1,54 @@
+#include "storage/sqlite_migration.h"
+
+#include "storage/sqlite_file.h"
+#include "storage/sqlite_schema.h"
+
+namespace kv::sqlite {
+namespace {
+
+// From its schema to the next. A step is never edited once it has been released: what it made must be what a database
+// made new by that release had.
+struct Step {
+    std::int64_t from;
+    const char* sql;
+};
+constexpr Step steps[] = {
+    {1, R"sql(
+alter table namespaces add column version_base integer not null default 0;
+alter table audit add column revision integer;
+drop index entries_by_generation;
+create index entries_by_generation on entries (namespace_id, is_tombstone, key_generation, id);
+drop index versions_by_generation;
+create index versions_by_generation on versions (namespace_id, key_generation, entry_id, version)
+    where is_tombstone = 0;
+)sql"},
+};
+
+// Through SQLite, so that what is still in the WAL is in it too, and under another name until it is whole.
+Result<void> copy(Connection& connection, const std::string& path, const std::string& name) {
+    const std::string unfinished = path + ".copy";
+    KV_CHECK(make_empty_file(unfinished));
+    Result<void> copied = guard([&] { connection.run("vacuum into ?1", unfinished).finish(); });
+    if (copied) copied = put_in_place(unfinished, name);
+    if (!copied) remove_file(unfinished);
+    return copied;
+}
+
+}  // namespace
+
+Result<void> migrate(Connection& connection, const std::string& path, std::int64_t from, std::int64_t to) {
+    if (Result<void> copied = copy(connection, path, path + ".schema-" + std::to_string(from)); !copied) {
+        Error error = std::move(copied).error();
+        error.message = "the database could not be copied before its migration: " + error.message;
+        return error;
+    }
+    connection.execute("begin immediate");
+    for (const Step& step : steps) {
+        if (step.from >= from && step.from < to) connection.execute_script(step.sql);
+    }
+    write_schema_version(connection, to);
+    connection.execute("commit");
+    return {};
+}
+
+}  // namespace kv::sqlite
