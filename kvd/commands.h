@@ -18,6 +18,9 @@ struct ServeSecrets {
 // Reads key and tokens, or says what is missing and what to do about it.
 kv::Result<ServeSecrets> load_secrets(const Settings& settings, SecretVariables variables);
 
+// The master key, for a tool.
+kv::Result<std::shared_ptr<kv::KeyProvider>> load_master_key(const SecretVariables& variables);
+
 // Each gives the exit code.
 int run_keygen(const Command& command);
 int run_token(const Command& command);

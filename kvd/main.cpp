@@ -18,6 +18,7 @@
 #include "kvd/server.h"
 #include "kvd/service.h"
 #include "kvd/session.h"
+#include "kvd/tool_backup.h"
 #include "text.h"
 
 namespace kvd {
@@ -185,6 +186,12 @@ int run(const std::vector<std::string>& arguments) {
             return run_keygen(command);
         case Command::Kind::token:
             return run_token(command);
+        case Command::Kind::backup:
+            return run_backup(command, std::move(secrets));
+        case Command::Kind::restore:
+            return run_restore(command, std::move(secrets));
+        case Command::Kind::new_epoch:
+            return run_new_epoch(command, std::move(secrets));
         case Command::Kind::serve:
             break;
     }

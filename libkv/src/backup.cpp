@@ -23,6 +23,10 @@ void copy_counts(const Counts& counts, BackupInfo& info) {
     info.audit_rows = count_of(copy, ChunkKind::audit);
 }
 
+void note(const NamespaceRow& row, BackupInfo& info) {
+    if (!row.is_secret || row.sealing) ++info.plain_namespaces;
+}
+
 namespace {
 
 constexpr std::size_t rows_at_once = 512;
@@ -168,6 +172,7 @@ Result<std::vector<NamespaceRow>> Reader::namespaces() {
     namespaces_.deleted = NamespaceRange::Deleted::both;
     namespaces_.limit = rows_at_once;
     KV_TRY(std::vector<NamespaceRow> rows, rows_->scan_namespaces(namespaces_));
+    for (const NamespaceRow& row : rows) note(row, info_);
     if (!rows.empty()) namespaces_.after = {rows.back().application_id, rows.back().name, rows.back().id};
     return rows;
 }

@@ -42,6 +42,8 @@ using Counts = std::array<std::uint64_t, table_count>;  // by kind, from `keys`
 inline std::uint64_t& count_of(Counts& counts, ChunkKind kind) { return counts[static_cast<std::size_t>(kind) - 1]; }
 
 std::string checksum(std::string_view bytes);
+// Adds a namespace to what `info` tells.
+void note(const NamespaceRow& row, BackupInfo& info);
 void copy_counts(const Counts& counts, BackupInfo& info);
 
 }  // namespace backup

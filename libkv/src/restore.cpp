@@ -75,6 +75,7 @@ private:
     Result<void> add(const Chunk& chunk);
     template <class Row>
     Result<void> add(const Chunk& chunk, std::vector<Row>& rows);
+    Result<void> add_namespaces(const Chunk& chunk);
     Result<void> add_heads(const Chunk& chunk);
     Result<void> check_end(const Chunk& last);
     Result<void> flush();
@@ -239,7 +240,7 @@ Result<void> Restore::add(const Chunk& chunk) {
     switch (chunk.kind) {
         case ChunkKind::keys: KV_CHECK(add(chunk, batch_.keys)); break;
         case ChunkKind::meta: KV_CHECK(add(chunk, batch_.meta)); break;
-        case ChunkKind::namespaces: KV_CHECK(add(chunk, batch_.namespaces)); break;
+        case ChunkKind::namespaces: KV_CHECK(add_namespaces(chunk)); break;
         case ChunkKind::entries: KV_CHECK(add(chunk, batch_.entries)); break;
         case ChunkKind::versions: KV_CHECK(add(chunk, batch_.versions)); break;
         case ChunkKind::events: KV_CHECK(add(chunk, batch_.events)); break;
@@ -258,6 +259,13 @@ Result<void> Restore::add(const Chunk& chunk, std::vector<Row>& rows) {
     count_of(counts_, chunk.kind) += more.size();
     batch_rows_ += more.size();
     rows.insert(rows.end(), std::make_move_iterator(more.begin()), std::make_move_iterator(more.end()));
+    return {};
+}
+
+Result<void> Restore::add_namespaces(const Chunk& chunk) {
+    const std::size_t before = batch_.namespaces.size();
+    KV_CHECK(add(chunk, batch_.namespaces));
+    for (std::size_t i = before; i < batch_.namespaces.size(); ++i) note(batch_.namespaces[i], info_);
     return {};
 }
 

@@ -200,6 +200,7 @@ TEST_CASE("a backup brings back every row of every table, into any storage") {
     CHECK(info->format == 1);
     CHECK(info->key_ids == std::vector<std::string>{master_key_id(fixed_key())});
     CHECK(info->namespaces == tables.namespaces.size());
+    CHECK(info->plain_namespaces == 3);  // "plain", "bare", and the strange one, which is being sealed
     CHECK(info->entries == tables.entries.size());
     CHECK(info->versions == tables.versions.size());
     CHECK(info->audit_rows == tables.audit.size());
