@@ -129,10 +129,10 @@ public:
         if (!uri.starts_with(sqlite_scheme) || uri.size() == sqlite_scheme.size())
             return refusal("a restore makes a new file: --storage sqlite:PATH");
         Building building(uri.substr(sqlite_scheme.size()));
+        if (exists(building.target_)) return taken(building.target_);
         // A log that lies there would be taken for the new file's.
-        for (const char* suffix : {"", "-wal", "-shm", "-journal"})
-            if (const std::string path = building.target_ + suffix; exists(path))
-                return refusal(path + " exists: a restore makes a new storage, move the old one away first");
+        for (const char* suffix : {"-wal", "-journal"})
+            if (is_filled(building.target_ + suffix)) return taken(building.target_ + suffix);
         if (is_locked(building.path_ + ".lock")) return refusal(building.path_ + " is being written by another process");
         building.remove();
         building.is_mine_ = true;
@@ -148,8 +148,7 @@ public:
     std::string uri() const { return std::string(sqlite_scheme) + path_; }
     // After the storage was closed, which puts everything into the one file.
     kv::Result<void> finish() {
-        struct stat log {};
-        if (::stat((path_ + "-wal").c_str(), &log) == 0 && log.st_size > 0)
+        if (is_filled(path_ + "-wal"))
             return kv::Error{kv::Errc::internal, path_ + ": the database could not be closed"};
         return publish_file(path_, target_);
     }
@@ -157,6 +156,13 @@ public:
 private:
     explicit Building(std::string target) : target_(std::move(target)), path_(target_ + ".restoring") {}
 
+    static kv::Error taken(const std::string& path) {
+        return refusal(path + " exists: a restore makes a new storage, move the old one away first");
+    }
+    static bool is_filled(const std::string& path) {
+        struct stat info {};
+        return ::stat(path.c_str(), &info) == 0 && info.st_size > 0;
+    }
     static bool is_locked(const std::string& path) {
         const int lock = ::open(path.c_str(), O_RDWR | O_CLOEXEC | O_NOFOLLOW);
         if (lock < 0) return false;
