@@ -120,6 +120,7 @@ public:
             ->take_all();
         token_->add_option("--expires-at", command_.expires_at, "RFC 3339 time at which it ends (never)");
         add_key_commands();
+        add_backup();
         routes_ = app_.add_subcommand("routes", "Print the table of routes as JSON");
         routes_->group("");  // for tests and tools: not in the help
         app_.footer(
@@ -153,12 +154,15 @@ public:
     const Layer& flags() const { return flags_; }
 
     Command take() {
-        command_.kind = keygen_->parsed()  ? Command::Kind::keygen
-                        : token_->parsed() ? Command::Kind::token
-                        : key_id_->parsed() ? Command::Kind::key_id
-                        : check_key_->parsed() ? Command::Kind::check_key
+        command_.kind = keygen_->parsed()              ? Command::Kind::keygen
+                        : token_->parsed()             ? Command::Kind::token
+                        : key_id_->parsed()            ? Command::Kind::key_id
+                        : check_key_->parsed()         ? Command::Kind::check_key
                         : forget_master_key_->parsed() ? Command::Kind::forget_master_key
-                                           : Command::Kind::serve;
+                        : backup_->parsed()            ? Command::Kind::backup
+                        : restore_->parsed()           ? Command::Kind::restore
+                        : new_epoch_->parsed()         ? Command::Kind::new_epoch
+                                                       : Command::Kind::serve;
         return std::move(command_);
     }
 
@@ -198,6 +202,20 @@ private:
         add_storage(forget_master_key_);
     }
 
+    void add_backup() {
+        const auto add_storage = [this](CLI::App* command, const char* help) {
+            command->add_option("--storage", command_.storage, help)->type_name("URI");
+        };
+        backup_ = app_.add_subcommand("backup", "Write a backup of a storage, which may be served meanwhile");
+        add_storage(backup_, "What to back up [KVD_STORAGE]");
+        backup_->add_option("--to", command_.file, "A file to be made, for its owner only; - is stdout")->required()->type_name("FILE");
+        restore_ = app_.add_subcommand("restore", "Make a new storage from a backup");
+        add_storage(restore_, "What to make; it must not be there yet [KVD_STORAGE]");
+        restore_->add_option("--from", command_.file, "The backup; - is stdin")->required()->type_name("FILE");
+        new_epoch_ = app_.add_subcommand("new-epoch", "Begin a new epoch in a storage that was set back by other means");
+        add_storage(new_epoch_, "A storage that nobody serves [KVD_STORAGE]");
+    }
+
     static Command printed(std::string text) {
         Command command;
         command.kind = Command::Kind::print;
@@ -209,6 +227,9 @@ private:
     CLI::App* serve_ = nullptr;
     CLI::App* keygen_ = nullptr;
     CLI::App* token_ = nullptr;
+    CLI::App* backup_ = nullptr;
+    CLI::App* restore_ = nullptr;
+    CLI::App* new_epoch_ = nullptr;
     CLI::App* routes_ = nullptr;
     CLI::App* key_id_ = nullptr;
     CLI::App* check_key_ = nullptr;
@@ -279,12 +300,12 @@ std::variant<Command, ConfigError> parse_command(const std::vector<std::string>&
     Command command = line.take();
     std::optional<ConfigError> error;
     if (command.kind == Command::Kind::serve) error = read_settings(line, environment, command.settings);
-    if (command.kind == Command::Kind::token) error = check_token_command(command);
-    if (error) return *std::move(error);
     if (command.storage.empty()) {
         const auto variable = environment.find("KVD_STORAGE");
         command.storage = variable != environment.end() ? variable->second : "sqlite:kv.db";
     }
+    if (command.kind == Command::Kind::token) error = check_token_command(command);
+    if (error) return *std::move(error);
     return command;
 }
 

@@ -19,6 +19,7 @@
 #include "kvd/service.h"
 #include "kvd/session.h"
 #include "kvd/tool_keys.h"
+#include "kvd/tool_backup.h"
 #include "text.h"
 
 namespace kvd {
@@ -196,6 +197,12 @@ int run(const std::vector<std::string>& arguments) {
             return run_check_key(command, secrets);
         case Command::Kind::forget_master_key:
             return run_forget_master_key(command, secrets);
+        case Command::Kind::backup:
+            return run_backup(command, std::move(secrets));
+        case Command::Kind::restore:
+            return run_restore(command, std::move(secrets));
+        case Command::Kind::new_epoch:
+            return run_new_epoch(command, std::move(secrets));
         case Command::Kind::serve:
             break;
     }

@@ -60,8 +60,9 @@ void Maintenance::run() {
     }
 }
 
-Result<void> Maintenance::record(AuditRecord record) {
+Result<void> Maintenance::record(AuditRecord record, std::vector<MetaRow> meta) {
     return steps_.commit({}, [&](GroupContext& context) -> Result<void> {
+        context.overlay.changes().meta = meta;
         context.audit.push_back(record);
         context.audit.back().timestamp = context.plan.now;
         return {};
