@@ -290,8 +290,11 @@ Mac Keyring::cursor_mac(std::string_view canonical) const {
 }
 
 Key Keyring::audit_stream_key(const StreamId& stream) const {
-    return blake2b_keyed(state_->internal_key(KeyPurpose::audit),
-                         {{reinterpret_cast<const char*>(stream.bytes.data()), stream.bytes.size()}});
+    return crypto::audit_stream_key(state_->internal_key(KeyPurpose::audit), stream);
+}
+
+Key audit_stream_key(std::span<const std::uint8_t, key_bytes> audit_key, const StreamId& stream) {
+    return blake2b_keyed(audit_key, {{reinterpret_cast<const char*>(stream.bytes.data()), stream.bytes.size()}});
 }
 
 }  // namespace kv::crypto

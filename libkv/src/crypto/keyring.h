@@ -2,6 +2,7 @@
 #include <cstdint>
 #include <memory>
 #include <shared_mutex>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -11,6 +12,9 @@
 #include "kv/storage.h"
 
 namespace kv::crypto {
+
+// BLAKE2b-256 keyed by the audit key over the stream id: the key of one audit stream.
+Key audit_stream_key(std::span<const std::uint8_t, key_bytes> audit_key, const StreamId& stream);
 
 // Keyring holds the store's keys while it is open. Only the wrap key is derived from the master key; every other key is
 // random and stored wrapped (associated data: purpose, namespace id, application, generation) with a commitment hash.
@@ -57,7 +61,7 @@ public:
     // MACs with the internal keys.
     Mac row_mac(std::string_view canonical) const;
     Mac cursor_mac(std::string_view canonical) const;
-    // BLAKE2b-256 keyed by the audit key over the stream id: the key of one audit stream.
+    // The key of one audit stream.
     Key audit_stream_key(const StreamId& stream) const;
 
 private:
