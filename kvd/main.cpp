@@ -159,7 +159,8 @@ int serve(const Settings& settings, SecretVariables variables) {
                          {"keyId", kv.key_id()},
                          {"crypto", std::string(kv.crypto_backend())}});
     if (secrets->previous_keys)
-        log.info("the master key is being changed: both open the store", {{"keyId", kv.key_id()}, {"previousKeyId", key_id_of(*secrets->previous_keys)}});
+        log.info("the master key is being changed: both open the store",
+                 {{"keyId", kv.key_id()}, {"previousKeyId", key_id_of(*secrets->previous_keys)}});
     announce(*listening, secrets->dev_token);
     secrets->dev_token.reset();
 
