@@ -250,8 +250,8 @@ bool Connection::checkpoint_passive() {
     return pages == done;
 }
 
-bool Connection::checkpoint_truncate() {
-    check(sqlite3_busy_timeout(impl_->handle, 0));
+bool Connection::checkpoint_truncate(std::chrono::milliseconds patience) {
+    check(sqlite3_busy_timeout(impl_->handle, static_cast<int>(patience.count())));
     const int code = sqlite3_wal_checkpoint_v2(impl_->handle, nullptr, SQLITE_CHECKPOINT_TRUNCATE, nullptr, nullptr);
     check(sqlite3_busy_timeout(impl_->handle, busy_timeout_ms));
     if (code == SQLITE_BUSY) return false;

@@ -1,5 +1,6 @@
 #pragma once
 #include <array>
+#include <chrono>
 #include <cstdint>
 #include <memory>
 #include <optional>
@@ -224,9 +225,10 @@ public:
 
     // Pages in the WAL after the last commit of this connection.
     std::size_t wal_pages() const;
-    // Both return true if the whole WAL is in the database now. Neither waits for readers.
+    // Both return true if the whole WAL is in the database now. The first never waits for readers, the second as long as
+    // it is told to.
     bool checkpoint_passive();
-    bool checkpoint_truncate();
+    bool checkpoint_truncate(std::chrono::milliseconds patience = {});
     // What closing the last connection does otherwise, and only the writer may.
     void allow_checkpoint_on_close();
 
