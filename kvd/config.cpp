@@ -121,6 +121,7 @@ public:
         token_->add_option("--expires-at", command_.expires_at, "RFC 3339 time at which it ends (never)");
         add_key_commands();
         add_backup();
+        add_verify_commands();
         routes_ = app_.add_subcommand("routes", "Print the table of routes as JSON");
         routes_->group("");  // for tests and tools: not in the help
         app_.footer(
@@ -162,6 +163,8 @@ public:
                         : backup_->parsed()            ? Command::Kind::backup
                         : restore_->parsed()           ? Command::Kind::restore
                         : new_epoch_->parsed()         ? Command::Kind::new_epoch
+                        : verify_->parsed()            ? Command::Kind::verify
+                        : audit_key_->parsed()         ? Command::Kind::audit_key_export
                                                        : Command::Kind::serve;
         return std::move(command_);
     }
@@ -216,6 +219,25 @@ private:
         add_storage(new_epoch_, "A storage that nobody serves [KVD_STORAGE]");
     }
 
+    // What an auditor does, also while the store is served.
+    void add_verify_commands() {
+        const auto add_storage = [this](CLI::App* command) {
+            command->add_option("--storage", command_.storage, "The store [KVD_STORAGE] (sqlite:kv.db)")->type_name("URI");
+        };
+        verify_ = app_.add_subcommand("verify", "Look for what was damaged or tampered with: exits with 1 if there is something");
+        add_storage(verify_);
+        verify_->add_option("--audit-key", command_.audit_key, "Look with this key, from kvd audit-key export, at the audit log alone")
+            ->type_name("FILE");
+        verify_->add_option("--anchors", command_.anchors, "Logs of kvd: the audit heads in them must still be there; - is stdin")
+            ->type_name("FILE");
+        verify_->add_flag("--json", command_.json, "Print one JSON object");
+        audit_key_ = app_.add_subcommand("audit-key", "The key that proves the audit log and opens nothing");
+        audit_key_->require_subcommand(1);
+        CLI::App* export_key = audit_key_->add_subcommand("export", "Give it out, in base64");
+        add_storage(export_key);
+        export_key->add_option("--out", command_.out, "A file to write it to, for its owner only (stdout)")->type_name("FILE");
+    }
+
     static Command printed(std::string text) {
         Command command;
         command.kind = Command::Kind::print;
@@ -234,6 +256,8 @@ private:
     CLI::App* key_id_ = nullptr;
     CLI::App* check_key_ = nullptr;
     CLI::App* forget_master_key_ = nullptr;
+    CLI::App* verify_ = nullptr;
+    CLI::App* audit_key_ = nullptr;
     bool print_version_ = false;
     std::string config_;
     Layer flags_;

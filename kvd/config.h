@@ -49,11 +49,12 @@ struct Settings {
 // A command line that was understood.
 struct Command {
     enum class Kind : std::uint8_t {
-        serve, keygen, token, key_id, check_key, forget_master_key, backup, restore, new_epoch, print
+        serve, keygen, token, key_id, check_key, forget_master_key, verify, audit_key_export,
+        backup, restore, new_epoch, print
     };
     Kind kind = Kind::serve;
     Settings settings;                // serve
-    std::string out;                  // keygen: a file; empty: stdout
+    std::string out;                  // keygen, audit-key export: a file; empty: stdout
     std::string user;                 // token
     std::vector<std::string> grants;  // token
     std::string expires_at;           // token
@@ -61,6 +62,9 @@ struct Command {
     std::string file;                 // backup: to be made; restore: to be read; "-": stdout, stdin
     std::string text;                 // print: help or version
     std::string key_id;               // forget-master-key
+    std::string audit_key;            // verify: a file; empty: with the master key
+    std::vector<std::string> anchors;  // verify: logs; "-" is stdin
+    bool json = false;                // verify
 };
 
 // Why there is none: one line for stderr, and what to exit with.

@@ -20,6 +20,7 @@
 #include "kvd/session.h"
 #include "kvd/tool_keys.h"
 #include "kvd/tool_backup.h"
+#include "kvd/tool_verify.h"
 #include "text.h"
 
 namespace kvd {
@@ -196,6 +197,10 @@ int run(const std::vector<std::string>& arguments) {
             return run_key_id(secrets);
         case Command::Kind::check_key:
             return run_check_key(command, secrets);
+        case Command::Kind::verify:
+            return run_verify(command, secrets);
+        case Command::Kind::audit_key_export:
+            return run_audit_key_export(command, secrets);
         case Command::Kind::forget_master_key:
             return run_forget_master_key(command, secrets);
         case Command::Kind::backup:
