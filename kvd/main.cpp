@@ -10,6 +10,7 @@
 
 #include "kv/store.h"
 #include "kv/version.h"
+#include "kvd/admin.h"
 #include "kvd/commands.h"
 #include "kvd/config.h"
 #include "kvd/files.h"
@@ -142,7 +143,7 @@ int serve(const Settings& settings, SecretVariables variables) {
     });
     Router router(kv);
     ApiService api(router, *secrets->tokens, health, settings.limits);
-    AdminService admin(metrics, health);
+    AdminService admin({kv, router, *secrets->tokens, health, metrics, settings.limits});
     const auto listening = server.listen(*Endpoint::parse(settings.listen), api);
     if (!listening) return fail(exit_config, listening.error().message);
     if (settings.admin_listen != "off") {
@@ -162,9 +163,11 @@ int serve(const Settings& settings, SecretVariables variables) {
                                            [&] {
                                                log.info("stopping: finishing what is in flight");
                                                draining.store(true, std::memory_order_relaxed);
+                                               admin.drain();
                                            },
                                        .on_minute = [&] { log_audit_head(kv, log); }});
     if (!was_clean) log.warning("some requests took too long and were cut off");
+    admin.stop();
     kv.stop();
     server.stop();
     log_audit_head(kv, log);

@@ -6,6 +6,7 @@
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -17,6 +18,7 @@
 namespace kvd {
 
 class Log;
+class Metrics;
 class Worker;
 
 struct SessionLimits {
@@ -28,7 +30,7 @@ struct SessionLimits {
     std::chrono::milliseconds linger_timeout = std::chrono::seconds(2);
     std::size_t bytes_per_second_min = 64u << 10;
     std::size_t requests_max = 1'000'000;               // of one connection
-    std::size_t body_bytes_in_flight_max = 256u << 20;  // of all connections
+    std::size_t body_bytes_in_flight_max = 256u << 20;  // of requests and answers, of all connections
 };
 
 // What the sessions of one listener share. Everything is borrowed.
@@ -62,7 +64,7 @@ public:
 
 private:
     using Clock = std::chrono::steady_clock;
-    enum class Phase : std::uint8_t { head, body, handling, writing, lingering, closed };
+    enum class Phase : std::uint8_t { head, body, handling, writing, pulling, lingering, closed };
     // What a step leaves behind: more to do at once, or an operation under way that calls back.
     enum class Step : std::uint8_t { again, wait };
 
@@ -84,19 +86,26 @@ private:
     Step answer_unheard(const kv::Error& error);
     Step answer_now(HttpResponse response);
     Step await_answer();
-    Service::Done completion();
+    template <class T>
+    std::function<void(T)> deliver_to(void (Session::*take)(std::uint64_t sequence, T given));
     void complete(std::uint64_t sequence, HttpResponse response);
+    void complete_piece(std::uint64_t sequence, kv::Result<BodySource::Piece> piece);
 
     Step begin_write();
+    void make_sendable();
     Step write_some();
     Step finish_write();
+    Step pull();
+    Step await_piece();
+    void begin_piece(BodySource::Piece piece);
     void log_request(Clock::duration took);
 
     void arm_read();
     void on_read(std::size_t size, bool failed);
     Step on_timeout();
-    bool reserve_body_bytes();
-    void release_body_bytes() noexcept;
+    bool has_room() const noexcept;
+    bool reserve_bytes(const std::string& bytes, std::size_t& reserved) noexcept;
+    void release_bytes() noexcept;
 
     Socket socket_;
     Worker& worker_;
@@ -121,6 +130,7 @@ private:
     std::string method_;
     std::string request_id_;
     bool is_http_1_0_ = false;
+    bool is_read_ = false;  // so that nothing is left undone, or done, by not giving its answer
     Clock::time_point began_;
     std::optional<ChunkedDecoder> chunked_;
     std::uint64_t body_left_ = 0;
@@ -128,8 +138,12 @@ private:
 
     // Its answer.
     std::optional<HttpResponse> answer_;
-    std::string head_out_;
-    std::size_t written_ = 0;
+    std::string head_out_;     // what stands before the body, or before the piece at hand
+    std::size_t written_ = 0;  // of both
+    std::size_t answer_reserved_ = 0;
+    std::optional<kv::Result<BodySource::Piece>> piece_;
+    bool chunk_begun_ = false;  // one was sent, whose end is not
+    Clock::time_point pull_began_;
 };
 
 }  // namespace kvd

@@ -147,7 +147,8 @@ public:
     Result<bool> run_maintenance();
     void stop();
     // Judges and records what an operator asks for: in one namespace, or on the whole store.
-    Result<void> enter_admin(const Actor& actor, std::string_view operation, const NamespaceRow* ns);
+    Result<void> enter_admin(const Actor& actor, std::string_view operation, const NamespaceRow* ns,
+                             AuditAction action = AuditAction::write);
     Result<std::uint64_t> forget_master_key(const Actor& actor, const std::string& key_id);
     Result<NamespaceReply> rotate_data_key(const Actor& actor, const NamespaceRef& ns);
 
@@ -357,16 +358,16 @@ Result<bool> Store::Impl::run_maintenance() {
 
 // ---- what an operator does ----
 
-Result<void> Store::Impl::enter_admin(const Actor& actor, std::string_view operation, const NamespaceRow* ns) {
+Result<void> Store::Impl::enter_admin(const Actor& actor, std::string_view operation, const NamespaceRow* ns, AuditAction action) {
     KV_CHECK(may_wait());
     KV_CHECK(is_open());
     const bool is_allowed = ns != nullptr ? Rights(actor, *ns).allows(Permission::admin) : is_admin(actor);
-    RecordRefusal refusal{AuditAction::write, std::string(operation), {}, Errc::permission_denied};
+    RecordRefusal refusal{action, std::string(operation), {}, Errc::permission_denied};
     if (!is_allowed) {
         KV_CHECK(wait(actor, std::move(refusal)));
         return Error{Errc::permission_denied, "This needs kv-admin" + std::string(ns != nullptr ? "." : " on everything.")};
     }
-    AuditRecord record = make_record(actor, {AuditAction::write, operation}, Time{}, ns);
+    AuditRecord record = make_record(actor, {action, operation}, Time{}, ns);
     if (record.request_id.empty()) record.request_id = crypto::make_uuid(Time{}).to_string();
     return maintenance_.record(std::move(record));
 }
@@ -482,12 +483,15 @@ Result<void> Store::ready() const { return impl_->ready(); }
 Result<bool> Store::run_maintenance() { return impl_->run_maintenance(); }
 void Store::stop() { impl_->stop(); }
 
+Result<void> Store::may_administer(const Actor& actor, AuditAction action, std::string_view operation) {
+    return impl_->enter_admin(actor, operation, nullptr, action);
+}
 Result<VerifyReport> Store::verify(const Actor& actor, const VerifyOptions& options) {
     KV_CHECK(impl_->enter_admin(actor, "admin.verify", nullptr));
     return kv::verify(*impl_->storage_, *impl_->options_.keys, options);
 }
 Result<std::unique_ptr<BackupReader>> Store::backup(const Actor& actor) {
-    KV_CHECK(impl_->enter_admin(actor, "admin.backup", nullptr));
+    KV_CHECK(impl_->enter_admin(actor, "admin.backup", nullptr, AuditAction::read));
     return open_backup(*impl_->storage_, *impl_->options_.keys);
 }
 Result<NamespaceReply> Store::rotate_data_key(const Actor& actor, const NamespaceRef& ns) {
