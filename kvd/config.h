@@ -31,6 +31,7 @@ struct Settings {
     bool dev = false;
     bool insecure_http = false;
     bool check_config = false;
+    std::string audit_copy;  // empty: none
 
     std::chrono::milliseconds idle_timeout = std::chrono::seconds(60);
     std::chrono::milliseconds header_timeout = std::chrono::seconds(10);

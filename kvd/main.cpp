@@ -5,12 +5,15 @@
 #include <csignal>
 #include <cstdio>
 #include <exception>
+#include <memory>
+#include <span>
 #include <thread>
 #include <variant>
 
 #include "kv/store.h"
 #include "kv/version.h"
 #include "kvd/admin.h"
+#include "kvd/audit_copy.h"
 #include "kvd/commands.h"
 #include "kvd/config.h"
 #include "kvd/files.h"
@@ -91,6 +94,12 @@ void reload_tokens(TokenStore& tokens, Metrics& metrics, Log& log) {
     log.info("the tokens file was read again", {{"usable", std::to_string(tokens.usable())}});
 }
 
+void stop_copy(AuditCopy& copy, Log& log) {
+    copy.stop();
+    if (const std::uint64_t dropped = copy.stats().dropped; dropped > 0)
+        log.warning("some audit rows were not copied", {{"rows", std::to_string(dropped)}});
+}
+
 // Exit code of a store that does not open.
 ExitCode exit_code_of(kv::Errc code) {
     switch (code) {
@@ -131,16 +140,24 @@ int serve(const Settings& settings, SecretVariables variables) {
     kv::Options options = settings.store;
     options.keys = secrets->keys;
     options.log = [&log](kv::LogLevel level, std::string_view message) { log.write(level, message); };
+    std::unique_ptr<AuditCopy> copy;  // before the store, which calls it
+    if (!settings.audit_copy.empty()) {
+        auto opened = AuditCopy::open(*AuditCopyTarget::parse(settings.audit_copy), log);
+        if (!opened) return fail(exit_config, opened.error().message);
+        copy = *std::move(opened);
+        options.audit_copy = [&copy = *copy](std::span<const kv::AuditRecord> records) { copy.add(records); };
+    }
     auto store = kv::open(settings.storage, std::move(options));
     if (!store) return fail(exit_code_of(store.error().code), settings.storage + ": " + store.error().message);
     kv::Store& kv = **store;
-    metrics.set_store({KV_VERSION, kv.key_id(), std::string(kv.crypto_backend())}, [&kv] { return kv.stats(); });
-
     std::atomic<bool> draining{false};
     const Health health([&kv, &draining]() -> kv::Result<void> {
         if (draining.load(std::memory_order_relaxed)) return kv::Error{kv::Errc::shutting_down, "kvd is shutting down"};
         return kv.ready();
     });
+    Metrics::Sources sources{[&kv] { return kv.stats(); }, [&health] { return health.ready(); }, {}};
+    if (copy) sources.audit_copy = [&copy = *copy] { return copy.stats(); };
+    metrics.set_sources({KV_VERSION, kv.key_id(), std::string(kv.crypto_backend())}, std::move(sources));
     Router router(kv);
     ApiService api(router, *secrets->tokens, health, settings.limits);
     AdminService admin({kv, router, *secrets->tokens, health, metrics, settings.limits});
@@ -157,8 +174,13 @@ int serve(const Settings& settings, SecretVariables variables) {
                          {"crypto", std::string(kv.crypto_backend())}});
     announce(*listening, secrets->dev_token);
     secrets->dev_token.reset();
+    if (copy) copy->start();  // not before: what scripts read first is where we listen
 
-    const bool was_clean = server.run({.on_hangup = [&] { reload_tokens(*secrets->tokens, metrics, log); },
+    const bool was_clean = server.run({.on_hangup =
+                                           [&] {
+                                               reload_tokens(*secrets->tokens, metrics, log);
+                                               if (copy) copy->reopen();
+                                           },
                                        .on_drain =
                                            [&] {
                                                log.info("stopping: finishing what is in flight");
@@ -171,6 +193,7 @@ int serve(const Settings& settings, SecretVariables variables) {
     kv.stop();
     server.stop();
     log_audit_head(kv, log);
+    if (copy) stop_copy(*copy, log);
     log.info("stopped");
     return exit_ok;
 }

@@ -433,6 +433,7 @@ void Session::make_sendable() {
         kv::json::wipe(answer_->body);
         answer_ = problem(overloaded(), request_id_);
         context_.metrics.bytes_of_bodies.fetch_sub(std::exchange(answer_reserved_, 0), std::memory_order_relaxed);
+        context_.metrics.answers_dropped.fetch_add(1, std::memory_order_relaxed);
     }
     // Without chunks the end would look like a connection that broke.
     if (answer_->source && is_http_1_0_)
