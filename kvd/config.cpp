@@ -30,7 +30,9 @@ using Layer = std::map<std::string, Given>;  // by setting
 
 std::optional<ConfigError> read_environment_layer(const Environment& environment, Layer& layer) {
     for (const auto& [variable, value] : environment) {
-        if (variable.rfind("KVD_", 0) != 0 || variable == "KVD_CONFIG" || variable == "KVD_ROOT_TOKEN") continue;
+        if (variable.rfind("KVD_", 0) != 0 || variable == "KVD_CONFIG" || variable == "KVD_ROOT_TOKEN" ||
+            variable == "KVD_TOKEN")
+            continue;
         const auto& table = settings_table();
         const auto setting = std::find_if(table.begin(), table.end(), [&name = variable](const Setting& row) {
             return variable_of(row.name) == name;
@@ -119,6 +121,7 @@ public:
             ->expected(1)
             ->take_all();
         token_->add_option("--expires-at", command_.expires_at, "RFC 3339 time at which it ends (never)");
+        add_server_commands();
         routes_ = app_.add_subcommand("routes", "Print the table of routes as JSON");
         routes_->group("");  // for tests and tools: not in the help
         app_.footer(
@@ -153,6 +156,10 @@ public:
     Command take() {
         command_.kind = keygen_->parsed()  ? Command::Kind::keygen
                         : token_->parsed() ? Command::Kind::token
+                        : verify_->parsed() ? Command::Kind::verify
+                        : backup_->parsed() ? Command::Kind::backup
+                        : rotate_data_key_->parsed() ? Command::Kind::rotate_data_key
+                        : forget_master_key_->parsed() ? Command::Kind::forget_master_key
                                            : Command::Kind::serve;
         return std::move(command_);
     }
@@ -180,6 +187,28 @@ private:
         }
     }
 
+    // What an operator asks of a running kvd; KVD_TOKEN says who asks.
+    void add_server_commands() {
+        verify_ = app_.add_subcommand("verify", "Check every row of a store");
+        add_server(verify_);
+        verify_->add_option("--anchors", command_.anchors, "A file with audit heads that kvd logged: they must still be there");
+        backup_ = app_.add_subcommand("backup", "Write all of a store into one file");
+        add_server(backup_);
+        backup_->add_option("--to", command_.to, "The file, which must not exist")->required();
+        rotate_data_key_ = app_.add_subcommand("rotate-data-key", "Give a secret namespace a new data key");
+        rotate_data_key_->add_option("namespace", command_.ns, "Its id, or APPLICATION~NAME")->required();
+        add_server(rotate_data_key_);
+        rotate_data_key_->add_flag("--wait", command_.waits, "Wait until no value is sealed by the old one");
+        forget_master_key_ = app_.add_subcommand("forget-master-key", "Drop what an old master key still opens");
+        forget_master_key_->add_option("key-id", command_.key_id, "Which one: see kvd_build_info, or the log")->required();
+        add_server(forget_master_key_);
+    }
+
+    void add_server(CLI::App* command) {
+        command->add_option("--server", command_.server, "A running kvd: http://ADDRESS:PORT of its --admin-listen")
+            ->required();
+    }
+
     static Command printed(std::string text) {
         Command command;
         command.kind = Command::Kind::print;
@@ -192,6 +221,10 @@ private:
     CLI::App* keygen_ = nullptr;
     CLI::App* token_ = nullptr;
     CLI::App* routes_ = nullptr;
+    CLI::App* verify_ = nullptr;
+    CLI::App* backup_ = nullptr;
+    CLI::App* rotate_data_key_ = nullptr;
+    CLI::App* forget_master_key_ = nullptr;
     bool print_version_ = false;
     std::string config_;
     Layer flags_;
@@ -286,6 +319,7 @@ SecretVariables SecretVariables::take() {
     SecretVariables secrets;
     secrets.master_key = take_one("KV_MASTER_KEY");
     secrets.root_token = take_one("KVD_ROOT_TOKEN");
+    secrets.token = take_one("KVD_TOKEN");
     if (const char* path = std::getenv("KV_MASTER_KEY_FILE"); path != nullptr && *path != '\0')
         secrets.master_key_file = path;
     return secrets;

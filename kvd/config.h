@@ -15,8 +15,8 @@
 
 namespace kvd {
 
-// sysexits.h, as far as we tell failures apart.
-enum ExitCode : int { exit_ok = 0, exit_usage = 64, exit_internal = 70, exit_config = 78 };
+// sysexits.h, as far as we tell failures apart; 1: looked, and it is not good.
+enum ExitCode : int { exit_ok = 0, exit_bad = 1, exit_usage = 64, exit_internal = 70, exit_config = 78 };
 
 // Everything `kvd serve` can be told. config.cpp holds one row for each, with its limits.
 struct Settings {
@@ -49,7 +49,16 @@ struct Settings {
 
 // A command line that was understood.
 struct Command {
-    enum class Kind : std::uint8_t { serve, keygen, token, print };
+    enum class Kind : std::uint8_t {
+        serve,
+        keygen,
+        token,
+        print,
+        verify,
+        backup,
+        rotate_data_key,
+        forget_master_key,
+    };
     Kind kind = Kind::serve;
     Settings settings;                // serve
     std::string out;                  // keygen: a file; empty: stdout
@@ -57,6 +66,12 @@ struct Command {
     std::vector<std::string> grants;  // token
     std::string expires_at;           // token
     std::string text;                 // print: help or version
+    std::string server;               // of a running kvd: http://ADDRESS:PORT of its admin listener
+    std::string to;                   // backup: a file
+    std::string anchors;              // verify: a file
+    std::string ns;                   // rotate-data-key
+    std::string key_id;               // forget-master-key
+    bool waits = false;               // rotate-data-key: until it is complete
 };
 
 // Why there is none: one line for stderr, and what to exit with.
@@ -79,6 +94,7 @@ Environment read_environment();
 struct SecretVariables {
     std::optional<kv::SecretBytes> master_key;   // KV_MASTER_KEY
     std::optional<kv::SecretBytes> root_token;   // KVD_ROOT_TOKEN
+    std::optional<kv::SecretBytes> token;        // KVD_TOKEN, for commands that take --server
     std::optional<std::string> master_key_file;  // KV_MASTER_KEY_FILE, which is no secret
 
     static SecretVariables take();

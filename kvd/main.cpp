@@ -22,6 +22,7 @@
 #include "kvd/server.h"
 #include "kvd/service.h"
 #include "kvd/session.h"
+#include "kvd/tool_server.h"
 #include "text.h"
 
 namespace kvd {
@@ -211,6 +212,14 @@ int run(const std::vector<std::string>& arguments) {
             return run_keygen(command);
         case Command::Kind::token:
             return run_token(command);
+        case Command::Kind::verify:
+            return run_server_verify(command, std::move(secrets));
+        case Command::Kind::backup:
+            return run_server_backup(command, std::move(secrets));
+        case Command::Kind::rotate_data_key:
+            return run_server_rotate_data_key(command, std::move(secrets));
+        case Command::Kind::forget_master_key:
+            return run_server_forget_master_key(command, std::move(secrets));
         case Command::Kind::serve:
             break;
     }

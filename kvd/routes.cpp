@@ -111,7 +111,7 @@ constexpr Route routes[] = {
     body_optional(admin_route("POST", BASE "/admin/verify", "admin.verify", AuditAction::write, true)),
     admin_route("GET", BASE "/admin/jobs/{id}", "admin.job", AuditAction::read, false),
     admin_route("GET", BASE "/admin/backup", "admin.backup", AuditAction::read, false),
-    body_optional(admin_route("POST", BASE "/admin/rotate-data-key/{nsId}", "admin.rotate-data-key", AuditAction::write, true)),
+    body_optional(admin_route("POST", BASE "/admin/rotate-data-key/{nsId}", "namespace.rotate-key", AuditAction::rotate, true)),
     admin_route("POST", BASE "/admin/forget-master-key", "admin.forget-master-key", AuditAction::write, true),
 };
 
