@@ -30,7 +30,7 @@ struct AuditCopyTarget {
 class AuditCopy {
 public:
     struct Limits {
-        std::size_t bytes_waiting_max = 16u << 20;
+        std::size_t bytes_waiting_max = 8u << 20;
         std::chrono::milliseconds retry{1000};
         std::chrono::milliseconds stop_timeout{5000};  // for what waits then
     };

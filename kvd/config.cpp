@@ -194,7 +194,7 @@ private:
         verify_->add_option("--anchors", command_.anchors, "A file with audit heads that kvd logged: they must still be there");
         backup_ = app_.add_subcommand("backup", "Write all of a store into one file");
         add_server(backup_);
-        backup_->add_option("--to", command_.to, "The file, which must not exist")->required();
+        backup_->add_option("--to", command_.file, "The file, which must not exist")->required();
         rotate_data_key_ = app_.add_subcommand("rotate-data-key", "Give a secret namespace a new data key");
         rotate_data_key_->add_option("namespace", command_.ns, "Its id, or APPLICATION~NAME")->required();
         add_server(rotate_data_key_);

@@ -15,8 +15,8 @@
 
 namespace kvd {
 
-// sysexits.h, as far as we tell failures apart; 1: looked, and it is not good.
-enum ExitCode : int { exit_ok = 0, exit_bad = 1, exit_usage = 64, exit_internal = 70, exit_config = 78 };
+// sysexits.h, as far as we tell failures apart. Not good: a tool looked, and what it saw is no good.
+enum ExitCode : int { exit_ok = 0, exit_not_good = 1, exit_usage = 64, exit_internal = 70, exit_config = 78 };
 
 // Everything `kvd serve` can be told. config.cpp holds one row for each, with its limits.
 struct Settings {
@@ -67,7 +67,7 @@ struct Command {
     std::string expires_at;           // token
     std::string text;                 // print: help or version
     std::string server;               // of a running kvd: http://ADDRESS:PORT of its admin listener
-    std::string to;                   // backup: a file
+    std::string file;                 // backup: to be made
     std::string anchors;              // verify: a file
     std::string ns;                   // rotate-data-key
     std::string key_id;               // forget-master-key

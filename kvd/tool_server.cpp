@@ -184,7 +184,7 @@ int print(const kv::VerifyReport& report) {
                 static_cast<unsigned long long>(report.namespaces), static_cast<unsigned long long>(report.audit_rows),
                 static_cast<unsigned long long>(report.streams), static_cast<unsigned long long>(report.entries),
                 static_cast<unsigned long long>(report.versions), static_cast<unsigned long long>(report.values_opened));
-    return finish(report.is_sound() ? exit_ok : exit_bad);
+    return finish(report.is_sound() ? exit_ok : exit_not_good);
 }
 
 // ---- backup ----
@@ -292,14 +292,14 @@ int run_server_verify(const Command& command, SecretVariables secrets) {
 int run_server_backup(const Command& command, SecretVariables secrets) {
     auto client = connect(command, secrets);
     if (const auto* failure = std::get_if<Failure>(&client)) return fail(*failure);
-    PartialFile file(command.to);
+    PartialFile file(command.file);
     if (const auto opened = file.open(); !opened) return fail(exit_config, opened.error().message);
     const auto answer = std::get<0>(client)->download(std::string(admin_path) + "/backup",
                                                       [&file](std::string_view piece) { return file.write(piece); });
     if (!answer) return fail(failure_of(answer.error()));
     if (answer->status != 200) return fail(failure_of(*answer));
     if (const auto finished = file.finish(); !finished) return fail(exit_config, finished.error().message);
-    std::printf("%s: %llu bytes\n", command.to.c_str(), static_cast<unsigned long long>(file.size()));
+    std::printf("%s: %llu bytes\n", command.file.c_str(), static_cast<unsigned long long>(file.size()));
     return finish(exit_ok);
 }
 
