@@ -39,6 +39,10 @@ Error overloaded() { return {Errc::overloaded, "too many bytes of bodies and ans
 
 }  // namespace
 
+HeldBytes::HeldBytes(std::atomic<std::uint64_t>& total, std::size_t bytes) noexcept : total_(&total), bytes_(bytes) {
+    total.fetch_add(bytes, std::memory_order_relaxed);
+}
+
 Session::Session(Socket socket, Worker& worker, SessionContext& context)
     : socket_(std::move(socket)), worker_(worker), context_(context), scanner_(context.limits.framing) {}
 
@@ -63,7 +67,8 @@ void Session::close() noexcept {
     error_code ignored;
     socket_.close(ignored);
     if (answer_) answer_->source.reset();  // what it holds is not waited for by anybody
-    release_bytes();
+    body_held_ = {};
+    answer_held_ = {};
     context_.metrics.connections.fetch_sub(1, std::memory_order_relaxed);
     context_.sessions.fetch_sub(1, std::memory_order_release);
     worker_.remove(*this);
@@ -283,7 +288,8 @@ Session::Step Session::take_body() {
         input_.consume(part.size());
         if (body_left_ == 0) return dispatch();
     }
-    if (!reserve_bytes(request_.body, body_reserved_)) {
+    hold(request_.body, body_held_);
+    if (!has_room()) {
         closing_ = true;
         return refuse(overloaded());
     }
@@ -320,18 +326,22 @@ bool Session::has_room() const noexcept {
     return context_.metrics.bytes_of_bodies.load(std::memory_order_relaxed) <= context_.limits.body_bytes_in_flight_max;
 }
 
-// Counts what a string holds, from then on until release_bytes(). False if that is beyond the budget.
-bool Session::reserve_bytes(const std::string& bytes, std::size_t& reserved) noexcept {
-    const std::size_t capacity = bytes.capacity();
-    if (capacity <= small_body_bytes || capacity <= reserved) return true;
-    const std::size_t more = capacity - std::exchange(reserved, capacity);
-    const std::uint64_t before = context_.metrics.bytes_of_bodies.fetch_add(more, std::memory_order_relaxed);
-    return before + more <= context_.limits.body_bytes_in_flight_max;
+void Session::hold(const std::string& bytes, HeldBytes& held) noexcept {
+    if (bytes.capacity() <= small_body_bytes || bytes.capacity() == held.bytes()) return;
+    held = HeldBytes(context_.metrics.bytes_of_bodies, bytes.capacity());
 }
 
-void Session::release_bytes() noexcept {
-    const std::size_t reserved = std::exchange(body_reserved_, 0) + std::exchange(answer_reserved_, 0);
-    if (reserved > 0) context_.metrics.bytes_of_bodies.fetch_sub(reserved, std::memory_order_relaxed);
+// Slow readers share one budget, so that the answers they do not take cannot fill the memory. A read whose answer finds no room is
+// refused after the fact: its audit row stands, as it does for an answer that gets lost on the way. Counted, and let go of, on
+// the thread that made it: the connection's own may be behind.
+Session::Counted Session::count(HttpResponse response, SessionContext& context, bool may_be_dropped) {
+    Counted counted{std::move(response), {}, false};
+    if (counted.response.body.capacity() <= small_body_bytes) return counted;
+    counted.held = HeldBytes(context.metrics.bytes_of_bodies, counted.response.body.capacity());
+    const std::uint64_t total = context.metrics.bytes_of_bodies.load(std::memory_order_relaxed);
+    if (!may_be_dropped || total <= context.limits.body_bytes_in_flight_max) return counted;
+    context.metrics.answers_dropped.fetch_add(1, std::memory_order_relaxed);
+    return {{}, {}, true};
 }
 
 // ---- handling ----
@@ -339,7 +349,7 @@ void Session::release_bytes() noexcept {
 Session::Step Session::dispatch() {
     phase_ = Phase::handling;
     try {
-        context_.service.handle(std::move(verdict_), std::move(request_), deliver_to(&Session::complete));
+        context_.service.handle(std::move(verdict_), std::move(request_), completion());
     } catch (...) {
         context_.metrics.exceptions.fetch_add(1, std::memory_order_relaxed);
         answer_ = problem({Errc::internal, "the request could not be handled"}, request_id_);
@@ -350,7 +360,7 @@ Session::Step Session::dispatch() {
 Session::Step Session::refuse(Error error) {
     phase_ = Phase::handling;
     try {
-        context_.service.refuse(std::move(verdict_), request_, std::move(error), deliver_to(&Session::complete));
+        context_.service.refuse(std::move(verdict_), request_, std::move(error), completion());
     } catch (...) {
         context_.metrics.exceptions.fetch_add(1, std::memory_order_relaxed);
         answer_ = problem({Errc::internal, "the request could not be handled"}, request_id_);
@@ -382,24 +392,31 @@ Session::Step Session::await_answer() {
     return begin_write();
 }
 
-// What is given may be called, and die, on any thread, so it holds no share in the session.
-template <class T>
-std::function<void(T)> Session::deliver_to(void (Session::*take)(std::uint64_t sequence, T given)) {
-    return [worker = &worker_, weak = weak_from_this(), sequence = sequence_, take](T given) mutable {
-        if (worker->is_current()) {
-            const std::shared_ptr<Session> session = weak.lock();
-            if (!session) return;
-            if (session->running_) return ((*session).*take)(sequence, std::move(given));
-        }
-        net::post(worker->context(), [weak, sequence, take, given = std::move(given)]() mutable {
-            if (const std::shared_ptr<Session> session = weak.lock()) ((*session).*take)(sequence, std::move(given));
-        });
+// Completions may be called, and die, on any thread, so they hold no share in the session.
+Service::Done Session::completion() {
+    return [worker = &worker_, weak = weak_from_this(), sequence = sequence_, context = &context_,
+            is_read = is_read_](HttpResponse response) {
+        deliver(*worker, weak, sequence, &Session::complete, count(std::move(response), *context, is_read));
     };
 }
 
-void Session::complete(std::uint64_t sequence, HttpResponse response) {
+template <class T>
+void Session::deliver(Worker& worker, const std::weak_ptr<Session>& weak, std::uint64_t sequence,
+                      void (Session::*take)(std::uint64_t sequence, T given), T given) {
+    if (worker.is_current()) {
+        const std::shared_ptr<Session> session = weak.lock();
+        if (!session) return;
+        if (session->running_) return ((*session).*take)(sequence, std::move(given));
+    }
+    net::post(worker.context(), [weak, sequence, take, given = std::move(given)]() mutable {
+        if (const std::shared_ptr<Session> session = weak.lock()) ((*session).*take)(sequence, std::move(given));
+    });
+}
+
+void Session::complete(std::uint64_t sequence, Counted answer) {
     if (phase_ != Phase::handling || sequence != sequence_ || answer_) return;
-    answer_ = std::move(response);
+    answer_ = answer.was_dropped ? problem(overloaded(), request_id_) : std::move(answer.response);
+    answer_held_ = std::move(answer.held);
     if (!running_) run([this] { return step(); });
 }
 
@@ -409,7 +426,9 @@ Session::Step Session::begin_write() {
     const SessionLimits& limits = context_.limits;
     const Clock::time_point now = Clock::now();
     if (context_.draining.load(std::memory_order_relaxed) || sequence_ >= limits.requests_max) closing_ = true;
-    make_sendable();
+    // Without chunks the end would look like a connection that broke.
+    if (answer_->source && is_http_1_0_)
+        answer_ = problem({Errc::invalid_request, "this answer needs HTTP/1.1"}, request_id_);
     context_.metrics.request(operation_, answer_->status, now - began_);
     if (context_.logs_requests) log_request(now - began_);
     render_response_head(*answer_, {request_id_, closing_, is_http_1_0_}, head_out_);
@@ -424,20 +443,6 @@ Session::Step Session::begin_write() {
     deadline_ = now + limits.write_timeout;
     written_ = 0;
     return write_some();
-}
-
-// Slow readers share one budget, so that the answers they do not take cannot fill the memory. A read whose answer finds no room is
-// refused after the fact: its audit row stands, as it does for an answer that gets lost on the way.
-void Session::make_sendable() {
-    if (!reserve_bytes(answer_->body, answer_reserved_) && is_read_) {
-        kv::json::wipe(answer_->body);
-        answer_ = problem(overloaded(), request_id_);
-        context_.metrics.bytes_of_bodies.fetch_sub(std::exchange(answer_reserved_, 0), std::memory_order_relaxed);
-        context_.metrics.answers_dropped.fetch_add(1, std::memory_order_relaxed);
-    }
-    // Without chunks the end would look like a connection that broke.
-    if (answer_->source && is_http_1_0_)
-        answer_ = problem({Errc::invalid_request, "this answer needs HTTP/1.1"}, request_id_);
 }
 
 Session::Step Session::write_some() {
@@ -476,7 +481,10 @@ Session::Step Session::pull() {
     pull_began_ = Clock::now();
     piece_.reset();
     try {
-        answer_->source->next(deliver_to(&Session::complete_piece));
+        answer_->source->next([worker = &worker_, weak = weak_from_this(),
+                               sequence = sequence_](Result<BodySource::Piece> piece) {
+            deliver(*worker, weak, sequence, &Session::complete_piece, std::move(piece));
+        });
     } catch (...) {
         context_.metrics.exceptions.fetch_add(1, std::memory_order_relaxed);
         piece_ = Error{Errc::internal, "the next piece could not be made"};
@@ -514,7 +522,7 @@ void Session::begin_piece(BodySource::Piece piece) {
         append_chunk_head(answer_->body, 0, chunk_begun_);
         answer_->source.reset();
     }
-    reserve_bytes(answer_->body, answer_reserved_);
+    hold(answer_->body, answer_held_);
     const Clock::time_point now = Clock::now();
     phase_ = Phase::writing;
     phase_began_ += now - pull_began_;
@@ -525,7 +533,8 @@ void Session::begin_piece(BodySource::Piece piece) {
 Session::Step Session::finish_write() {
     answer_.reset();
     kv::json::wipe(request_.body);  // that of a refused request
-    release_bytes();
+    body_held_ = {};
+    answer_held_ = {};
     constexpr std::size_t head_out_bytes_kept = 1024;
     if (head_out_.capacity() > head_out_bytes_kept) head_out_ = std::string();
     if (!closing_) {

@@ -10,6 +10,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
 
 #include "kvd/framing.h"
 #include "kvd/input_buffer.h"
@@ -42,6 +43,28 @@ struct SessionContext {
     bool logs_requests = false;
     std::atomic<bool> draining{false};
     std::atomic<std::size_t> sessions{0};  // counted up by who accepts, down by the session itself
+};
+
+// Bytes under way, counted for as long as this lives. Threads: one at a time.
+class HeldBytes {
+public:
+    HeldBytes() = default;
+    HeldBytes(std::atomic<std::uint64_t>& total, std::size_t bytes) noexcept;
+    HeldBytes(HeldBytes&& other) noexcept : total_(std::exchange(other.total_, nullptr)), bytes_(other.bytes_) {}
+    HeldBytes& operator=(HeldBytes&& other) noexcept {
+        std::swap(total_, other.total_);
+        std::swap(bytes_, other.bytes_);
+        return *this;
+    }
+    ~HeldBytes() {
+        if (total_ != nullptr) total_->fetch_sub(bytes_, std::memory_order_relaxed);
+    }
+
+    std::size_t bytes() const noexcept { return total_ != nullptr ? bytes_ : 0; }
+
+private:
+    std::atomic<std::uint64_t>* total_ = nullptr;
+    std::size_t bytes_ = 0;
 };
 
 // One connection, from accept to close: reads a request, hands it over, writes the answer, one at a time. What follows
@@ -86,13 +109,20 @@ private:
     Step answer_unheard(const kv::Error& error);
     Step answer_now(HttpResponse response);
     Step await_answer();
+    // An answer, and its share of the budget; or what is left of one for which there was no room.
+    struct Counted {
+        HttpResponse response;
+        HeldBytes held;
+        bool was_dropped = false;
+    };
+    Service::Done completion();
     template <class T>
-    std::function<void(T)> deliver_to(void (Session::*take)(std::uint64_t sequence, T given));
-    void complete(std::uint64_t sequence, HttpResponse response);
+    static void deliver(Worker& worker, const std::weak_ptr<Session>& weak, std::uint64_t sequence,
+                        void (Session::*take)(std::uint64_t sequence, T given), T given);
+    void complete(std::uint64_t sequence, Counted answer);
     void complete_piece(std::uint64_t sequence, kv::Result<BodySource::Piece> piece);
 
     Step begin_write();
-    void make_sendable();
     Step write_some();
     Step finish_write();
     Step pull();
@@ -104,8 +134,8 @@ private:
     void on_read(std::size_t size, bool failed);
     Step on_timeout();
     bool has_room() const noexcept;
-    bool reserve_bytes(const std::string& bytes, std::size_t& reserved) noexcept;
-    void release_bytes() noexcept;
+    static Counted count(HttpResponse response, SessionContext& context, bool may_be_dropped);
+    void hold(const std::string& bytes, HeldBytes& held) noexcept;
 
     Socket socket_;
     Worker& worker_;
@@ -134,13 +164,13 @@ private:
     Clock::time_point began_;
     std::optional<ChunkedDecoder> chunked_;
     std::uint64_t body_left_ = 0;
-    std::size_t body_reserved_ = 0;
+    HeldBytes body_held_;
 
     // Its answer.
     std::optional<HttpResponse> answer_;
     std::string head_out_;     // what stands before the body, or before the piece at hand
     std::size_t written_ = 0;  // of both
-    std::size_t answer_reserved_ = 0;
+    HeldBytes answer_held_;
     std::optional<kv::Result<BodySource::Piece>> piece_;
     bool chunk_begun_ = false;  // one was sent, whose end is not
     Clock::time_point pull_began_;

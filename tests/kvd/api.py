@@ -105,10 +105,11 @@ class ApiTestCase(unittest.TestCase):
     flags = ()
     tokens = None
     admin = True
+    environment = None
 
     @classmethod
     def setUpClass(cls):
-        cls.kvd = Kvd(*cls.flags, storage=cls.storage, tokens=cls.tokens, admin=cls.admin)
+        cls.kvd = Kvd(*cls.flags, storage=cls.storage, tokens=cls.tokens, admin=cls.admin, environment=cls.environment)
         cls.names_made = 0
         cls.document = Document(cls.kvd.request("GET", "/openapi.json").json())
 

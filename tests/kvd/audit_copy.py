@@ -77,7 +77,7 @@ class AuditCopy(unittest.TestCase):
         self.assertEqual(os.stat(path).st_mode & 0o777, 0o600)
         for row in self.lines(path):
             self.assertEqual(set(row), AUDIT_MEMBERS)
-        self.assertNotIn("s3cret", open(path, encoding="utf-8").read())
+        self.assertNotIn("s3cret", kvd.read("copy.jsonl"))
         kvd.stop()
 
     def test_what_waits_at_the_stop_is_written(self):

@@ -34,6 +34,7 @@ class SlowReader:
 
 class SlowReaders(ApiTestCase):
     flags = ("--body-bytes-in-flight-max", str(BUDGET), "--write-timeout", "1h", "--threads", "2")
+    environment = {"MALLOC_MMAP_THRESHOLD_": "131072"}  # what is free goes back to the system, so that what is held shows
 
     @classmethod
     def setUpClass(cls):
@@ -45,8 +46,10 @@ class SlowReaders(ApiTestCase):
         cls.page = f"/{cls.ns['id']}/entries?includeValues=true"
 
     def memory(self):
+        """What kvd holds; None where a sanitizer keeps what was freed."""
         with open(f"/proc/{self.kvd.process.pid}/status", encoding="ascii") as file:
-            return int(re.search(r"VmRSS:\s+(\d+) kB", file.read()).group(1)) * 1024
+            figures = {name: int(value) * 1024 for name, value in re.findall(r"(\w+):\s+(\d+) kB", file.read())}
+        return figures["VmRSS"] if figures["VmSize"] < 1 << 40 else None
 
     def test_they_hold_the_budget_and_no_more(self):
         self.call("GET", self.page, status=200)
@@ -62,7 +65,8 @@ class SlowReaders(ApiTestCase):
             self.assertEqual(set(statuses), {200, 503})
             self.assertGreaterEqual(statuses.count(503), READERS // 4)
             self.assertLessEqual(self.kvd.metrics()["kvd_body_bytes_in_flight"], BUDGET + PAGE)
-            self.assertLess(self.memory() - before, 4 * BUDGET)
+            if before is not None:
+                until(lambda: self.memory() - before < 2 * BUDGET, "no more is held than the budget")
             self.assertEqual(self.call("GET", "/namespaces", code="overloaded").headers["retry-after"], "1")
             # A body is not read for nothing.
             with self.kvd.connect() as connection:
