@@ -10,13 +10,19 @@ namespace kvd {
 
 // What `kvd serve` needs besides settings: never printed, never logged.
 struct ServeSecrets {
-    std::shared_ptr<kv::KeyProvider> keys;  // shared with the store it opens
+    std::shared_ptr<kv::KeyProvider> keys;           // shared with the store it opens
+    std::shared_ptr<kv::KeyProvider> previous_keys;  // null: there are none
     std::unique_ptr<TokenStore> tokens;
     kv::SecretBytes dev_token;  // made up for --dev; empty otherwise
 };
 
 // Reads key and tokens, or says what is missing and what to do about it.
 kv::Result<ServeSecrets> load_secrets(const Settings& settings, SecretVariables variables);
+
+// The master key, for a tool.
+kv::Result<std::shared_ptr<kv::KeyProvider>> load_master_key(const SecretVariables& variables);
+// The one before, while it is being changed; null if none is given.
+kv::Result<std::shared_ptr<kv::KeyProvider>> load_previous_key(const SecretVariables& variables);
 
 // Each gives the exit code.
 int run_keygen(const Command& command);

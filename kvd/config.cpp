@@ -121,11 +121,13 @@ public:
             ->expected(1)
             ->take_all();
         token_->add_option("--expires-at", command_.expires_at, "RFC 3339 time at which it ends (never)");
+        add_key_commands();
         add_server_commands();
         routes_ = app_.add_subcommand("routes", "Print the table of routes as JSON");
         routes_->group("");  // for tests and tools: not in the help
         app_.footer(
             "The master key comes from KV_MASTER_KEY (base64 or hex) or the file that KV_MASTER_KEY_FILE names.\n"
+            "While it is being changed the one before comes from KV_MASTER_KEY_PREVIOUS or KV_MASTER_KEY_PREVIOUS_FILE.\n"
             "KVD_ROOT_TOKEN (32 characters or more) gives one token every permission.");
     }
 
@@ -159,6 +161,8 @@ public:
                         : verify_->parsed() ? Command::Kind::verify
                         : backup_->parsed() ? Command::Kind::backup
                         : rotate_data_key_->parsed() ? Command::Kind::rotate_data_key
+                        : key_id_->parsed() ? Command::Kind::key_id
+                        : check_key_->parsed() ? Command::Kind::check_key
                         : forget_master_key_->parsed() ? Command::Kind::forget_master_key
                                            : Command::Kind::serve;
         return std::move(command_);
@@ -187,26 +191,37 @@ private:
         }
     }
 
-    // What an operator asks of a running kvd; KVD_TOKEN says who asks.
-    void add_server_commands() {
-        verify_ = app_.add_subcommand("verify", "Check every row of a store");
-        add_server(verify_);
-        verify_->add_option("--anchors", command_.anchors, "A file with audit heads that kvd logged: they must still be there");
-        backup_ = app_.add_subcommand("backup", "Write all of a store into one file");
-        add_server(backup_);
-        backup_->add_option("--to", command_.file, "The file, which must not exist")->required();
-        rotate_data_key_ = app_.add_subcommand("rotate-data-key", "Give a secret namespace a new data key");
-        rotate_data_key_->add_option("namespace", command_.ns, "Its id, or APPLICATION~NAME")->required();
-        add_server(rotate_data_key_);
-        rotate_data_key_->add_flag("--wait", command_.waits, "Wait until no value is sealed by the old one");
+    // What is done with the master key while nobody serves the store.
+    void add_key_commands() {
+        const auto add_storage = [this](CLI::App* command) {
+            command->add_option("--storage", command_.storage, "The store [KVD_STORAGE] (sqlite:kv.db)")->type_name("URI");
+        };
+        key_id_ = app_.add_subcommand("key-id", "Print the id of the master key");
+        check_key_ = app_.add_subcommand("check-key", "Try whether the master key opens a store, all of it");
+        add_storage(check_key_);
         forget_master_key_ = app_.add_subcommand("forget-master-key", "Drop what an old master key still opens");
-        forget_master_key_->add_option("key-id", command_.key_id, "Which one: see kvd_build_info, or the log")->required();
+        forget_master_key_->add_option("key-id", command_.key_id, "Which one: see kvd check-key")->required();
+        add_storage(forget_master_key_);
         add_server(forget_master_key_);
     }
 
-    void add_server(CLI::App* command) {
-        command->add_option("--server", command_.server, "A running kvd: http://ADDRESS:PORT of its --admin-listen")
-            ->required();
+    // What an operator asks of a running kvd; KVD_TOKEN says who asks.
+    void add_server_commands() {
+        verify_ = app_.add_subcommand("verify", "Check every row of a store");
+        add_server(verify_)->required();
+        verify_->add_option("--anchors", command_.anchors, "A file with audit heads that kvd logged: they must still be there");
+        backup_ = app_.add_subcommand("backup", "Write all of a store into one file");
+        add_server(backup_)->required();
+        backup_->add_option("--to", command_.file, "The file, which must not exist")->required();
+        rotate_data_key_ = app_.add_subcommand("rotate-data-key", "Give a secret namespace a new data key");
+        rotate_data_key_->add_option("namespace", command_.ns, "Its id, or APPLICATION~NAME")->required();
+        add_server(rotate_data_key_)->required();
+        rotate_data_key_->add_flag("--wait", command_.waits, "Wait until no value is sealed by the old one");
+    }
+
+    CLI::Option* add_server(CLI::App* command) {
+        return command->add_option("--server", command_.server, "A running kvd: http://ADDRESS:PORT of its --admin-listen")
+            ->type_name("URL");
     }
 
     static Command printed(std::string text) {
@@ -221,6 +236,8 @@ private:
     CLI::App* keygen_ = nullptr;
     CLI::App* token_ = nullptr;
     CLI::App* routes_ = nullptr;
+    CLI::App* key_id_ = nullptr;
+    CLI::App* check_key_ = nullptr;
     CLI::App* verify_ = nullptr;
     CLI::App* backup_ = nullptr;
     CLI::App* rotate_data_key_ = nullptr;
@@ -293,6 +310,10 @@ std::variant<Command, ConfigError> parse_command(const std::vector<std::string>&
     if (command.kind == Command::Kind::serve) error = read_settings(line, environment, command.settings);
     if (command.kind == Command::Kind::token) error = check_token_command(command);
     if (error) return *std::move(error);
+    if (command.storage.empty()) {
+        const auto variable = environment.find("KVD_STORAGE");
+        command.storage = variable != environment.end() ? variable->second : "sqlite:kv.db";
+    }
     return command;
 }
 
@@ -318,10 +339,16 @@ SecretVariables SecretVariables::take() {
     };
     SecretVariables secrets;
     secrets.master_key = take_one("KV_MASTER_KEY");
+    secrets.previous_master_key = take_one("KV_MASTER_KEY_PREVIOUS");
     secrets.root_token = take_one("KVD_ROOT_TOKEN");
     secrets.token = take_one("KVD_TOKEN");
-    if (const char* path = std::getenv("KV_MASTER_KEY_FILE"); path != nullptr && *path != '\0')
-        secrets.master_key_file = path;
+    const auto read_path = [](const char* name) -> std::optional<std::string> {
+        const char* path = std::getenv(name);
+        if (path == nullptr || *path == '\0') return std::nullopt;
+        return path;
+    };
+    secrets.master_key_file = read_path("KV_MASTER_KEY_FILE");
+    secrets.previous_master_key_file = read_path("KV_MASTER_KEY_PREVIOUS_FILE");
     return secrets;
 }
 

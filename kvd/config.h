@@ -15,8 +15,8 @@
 
 namespace kvd {
 
-// sysexits.h, as far as we tell failures apart. Not good: a tool looked, and what it saw is no good.
-enum ExitCode : int { exit_ok = 0, exit_not_good = 1, exit_usage = 64, exit_internal = 70, exit_config = 78 };
+// sysexits.h, as far as we tell failures apart; 1: looked, and it is not good.
+enum ExitCode : int { exit_ok = 0, exit_bad = 1, exit_usage = 64, exit_internal = 70, exit_config = 78 };
 
 // Everything `kvd serve` can be told. config.cpp holds one row for each, with its limits.
 struct Settings {
@@ -54,10 +54,12 @@ struct Command {
         keygen,
         token,
         print,
+        key_id,
+        check_key,
+        forget_master_key,
+        rotate_data_key,
         verify,
         backup,
-        rotate_data_key,
-        forget_master_key,
     };
     Kind kind = Kind::serve;
     Settings settings;                // serve
@@ -70,8 +72,9 @@ struct Command {
     std::string file;                 // backup: to be made
     std::string anchors;              // verify: a file
     std::string ns;                   // rotate-data-key
-    std::string key_id;               // forget-master-key
     bool waits = false;               // rotate-data-key: until it is complete
+    std::string storage;              // check-key, forget-master-key
+    std::string key_id;               // forget-master-key
 };
 
 // Why there is none: one line for stderr, and what to exit with.
@@ -96,6 +99,8 @@ struct SecretVariables {
     std::optional<kv::SecretBytes> root_token;   // KVD_ROOT_TOKEN
     std::optional<kv::SecretBytes> token;        // KVD_TOKEN, for commands that take --server
     std::optional<std::string> master_key_file;  // KV_MASTER_KEY_FILE, which is no secret
+    std::optional<kv::SecretBytes> previous_master_key;   // KV_MASTER_KEY_PREVIOUS
+    std::optional<std::string> previous_master_key_file;  // KV_MASTER_KEY_PREVIOUS_FILE
 
     static SecretVariables take();
 };

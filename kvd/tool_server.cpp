@@ -184,7 +184,7 @@ int print(const kv::VerifyReport& report) {
                 static_cast<unsigned long long>(report.namespaces), static_cast<unsigned long long>(report.audit_rows),
                 static_cast<unsigned long long>(report.streams), static_cast<unsigned long long>(report.entries),
                 static_cast<unsigned long long>(report.versions), static_cast<unsigned long long>(report.values_opened));
-    return finish(report.is_sound() ? exit_ok : exit_not_good);
+    return finish(report.is_sound() ? exit_ok : exit_bad);
 }
 
 // ---- backup ----

@@ -15,7 +15,14 @@ constexpr std::size_t heads_named_max = 100;
 
 // Errors that one operation of the group may have caused.
 bool is_worth_halving(const Error& error) {
-    return error.code == Errc::internal || error.code == Errc::integrity || error.code == Errc::namespace_exists;
+    switch (error.code) {
+        case Errc::internal:
+        case Errc::integrity:
+        case Errc::namespace_exists:
+        case Errc::overloaded:  // a data key that may seal no more
+        case Errc::wrong_key: return true;  // a data key that our master keys do not open
+        default: return false;
+    }
 }
 
 }  // namespace
