@@ -43,9 +43,9 @@ class Jobs {
 public:
     struct Limits {
         std::size_t waiting_max = 16;
-        std::size_t watched_max = 16;
+        std::size_t watched_max = 64;
         std::size_t kept_max = 64;  // that ended
-        std::chrono::milliseconds watch_interval{100};
+        std::chrono::milliseconds watch_interval{500};
     };
     // Told of progress; false: stop now.
     using Report = std::function<bool(std::string_view stage, std::uint64_t done)>;

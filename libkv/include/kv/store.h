@@ -91,9 +91,6 @@ struct StoreStats {
     double clock_skew_seconds = 0;          // of the wall clock ahead of the store's
     double sweeper_lag_seconds = 0;         // of the oldest entry that expired and was not swept yet
     std::uint64_t disk_free_min = 0;        // below it writes are refused; 0: no guard
-    std::uint64_t data_key_seals_max = 0;       // by the present data key of any namespace; looked at every minute
-    std::uint64_t rekeying_namespaces = 0;      // with values that a replaced data key seals
-    std::uint64_t master_key_rows_missing = 0;  // stored keys not wrapped by the master key in use (yet)
     std::optional<Time> last_backup = {};   // what the last backup that was read to its end shows; empty: there was none
     Storage::Stats storage;
 };
