@@ -218,8 +218,8 @@ AdminService::Answer AdminService::answer(Call& call, StartVerification& request
         parts_.store.may_administer(call.actor, kv::AuditAction::write, call.match.route->operation);
     if (!allowed) return problem(allowed.error(), id);
     // The store records each run as well, when it begins.
-    auto work = [&store = parts_.store, actor = call.actor, anchors = std::move(request.anchors)](
-                    const Jobs::Report& report) -> Result<std::string> {
+    auto work = [&store = parts_.store, actor = call.actor,
+                 anchors = std::move(request.anchors)](const Jobs::Report& report) -> Result<std::string> {
         kv::VerifyOptions options;
         options.anchors = anchors;
         options.progress = [&report](const kv::VerifyProgress& at) { return report(at.stage, at.done); };

@@ -240,7 +240,8 @@ void AuditCopy::State::tell(std::string_view message, int error) {
 Result<std::unique_ptr<AuditCopy>> AuditCopy::open(const AuditCopyTarget& target, Log& log, const Limits& limits) {
     std::unique_ptr<Sink> sink = make_sink(target);
     if (const int error = sink->reopen(); error != 0)
-        return Error{Errc::invalid_request, "cannot write the audit copy to " + target.path + ": " + std::strerror(error)};
+        return Error{Errc::invalid_request,
+                     "cannot write the audit copy to " + target.path + ": " + std::strerror(error)};
     auto state = std::make_shared<State>(std::move(sink), limits, log);
     state->thread = std::thread([state] {
         try {

@@ -33,7 +33,8 @@ constexpr std::size_t read_bytes = 64u << 10;
 
 Error broken(const error_code& error) {
     const bool is_end = error == net::error::eof || error == http::error::end_of_stream;
-    return {Errc::unavailable, is_end ? "the server closed the connection before its answer was whole" : error.message()};
+    return {Errc::unavailable,
+            is_end ? "the server closed the connection before its answer was whole" : error.message()};
 }
 
 }  // namespace
@@ -140,7 +141,8 @@ HttpClient::HttpClient(Endpoint server, kv::SecretBytes token) : server_(std::mo
 
 HttpClient::~HttpClient() = default;
 
-Result<HttpClient::Answer> HttpClient::request(std::string_view method, const std::string& target, const std::string* body) {
+Result<HttpClient::Answer> HttpClient::request(std::string_view method, const std::string& target,
+                                               const std::string* body) {
     return exchange(method, target, body, nullptr);
 }
 
@@ -148,8 +150,8 @@ Result<HttpClient::Answer> HttpClient::download(const std::string& target, const
     return exchange("GET", target, nullptr, &take);
 }
 
-Result<HttpClient::Answer> HttpClient::exchange(std::string_view method, const std::string& target, const std::string* body,
-                                                const Take* take) {
+Result<HttpClient::Answer> HttpClient::exchange(std::string_view method, const std::string& target,
+                                                const std::string* body, const Take* take) {
     http::request<http::string_body> request;
     request.method_string(method);
     request.target(target);
@@ -172,7 +174,8 @@ Result<HttpClient::Answer> HttpClient::exchange(std::string_view method, const s
     answer.status = head.get().result_int();
     answer.location = std::string(head.get()[http::field::location]);
     const Take keep = [&answer](std::string_view piece) -> Result<void> {
-        if (answer.body.size() + piece.size() > answer_bytes_max) return Error{Errc::unavailable, "the answer is too large"};
+        if (answer.body.size() + piece.size() > answer_bytes_max)
+            return Error{Errc::unavailable, "the answer is too large"};
         answer.body += piece;
         return {};
     };

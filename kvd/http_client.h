@@ -41,7 +41,8 @@ public:
 
 private:
     class Connection;
-    kv::Result<Answer> exchange(std::string_view method, const std::string& target, const std::string* body, const Take* take);
+    kv::Result<Answer> exchange(std::string_view method, const std::string& target, const std::string* body,
+                                const Take* take);
 
     Endpoint server_;
     kv::SecretBytes token_;

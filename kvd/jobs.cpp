@@ -126,8 +126,8 @@ Result<Job> Jobs::watch(std::string_view kind, std::string request_id, const std
 
 std::optional<Job> Jobs::find(std::string_view id) const {
     std::lock_guard lock(mutex_);
-    const auto found = std::find_if(records_.begin(), records_.end(),
-                                    [id](const Record& record) { return record.job.id == id; });
+    const auto found =
+        std::find_if(records_.begin(), records_.end(), [id](const Record& record) { return record.job.id == id; });
     if (found == records_.end()) return std::nullopt;
     Job job = found->job;
     if (job.status != Job::Status::done) job.result.clear();

@@ -29,9 +29,9 @@ struct Job {
     std::optional<kv::Time> finished_at = {};
     std::string stage = {};  // of its progress; empty: none told yet
     std::uint64_t done = 0;
-    std::string result = {};                // JSON, once it is done
-    std::optional<kv::Error> error = {};    // once it failed
-    std::string request_id = {};            // of the request that started it
+    std::string result = {};              // JSON, once it is done
+    std::optional<kv::Error> error = {};  // once it failed
+    std::string request_id = {};          // of the request that started it
 };
 std::string write_json(const Job& job);
 
@@ -68,7 +68,8 @@ public:
     kv::Result<Job> run(std::string_view kind, std::string request_id, Work work);
     // Calls `begin` at once, on this thread, and watches from then on; its error is answered and leaves no job. Errc::overloaded,
     // before `begin`, if too many are watched.
-    kv::Result<Job> watch(std::string_view kind, std::string request_id, const std::function<kv::Result<Begun>()>& begin);
+    kv::Result<Job> watch(std::string_view kind, std::string request_id,
+                          const std::function<kv::Result<Begun>()>& begin);
     // Empty if there is none, or it ended so long ago that it was forgotten.
     std::optional<Job> find(std::string_view id) const;
 

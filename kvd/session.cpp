@@ -142,6 +142,9 @@ void Session::check_deadline(Clock::time_point now) {
     if (now < deadline_ || phase_ == Phase::handling || phase_ == Phase::pulling || phase_ == Phase::closed) return;
     if (!reading_) {  // the peer does not take its answer
         context_.metrics.timeouts.fetch_add(1, std::memory_order_relaxed);
+        if (answer_ && answer_->source)
+            context_.log.warning("an answer was cut off: its reader is too slow",
+                                 {{"operation", context_.metrics.name_of(operation_)}, {"requestId", request_id_}});
         return close();
     }
     timed_out_ = true;

@@ -40,9 +40,7 @@ int fail(ExitCode code, const std::string& message) {
     return code;
 }
 
-int finish(ExitCode code) {
-    return std::fflush(stdout) == 0 ? code : fail(exit_internal, "cannot write to stdout");
-}
+int finish(ExitCode code) { return std::fflush(stdout) == 0 ? code : fail(exit_internal, "cannot write to stdout"); }
 
 // What went wrong on the way, and what to exit with.
 struct Failure {
@@ -72,7 +70,8 @@ std::string text_of(const Node& object, std::string_view name) {
 
 std::uint64_t number_of(const Node& object, std::string_view name) {
     const Node* member = object.find(name);
-    const auto number = member != nullptr && member->kind == Kind::number ? kv::json::to_integer(*member) : std::nullopt;
+    const auto number =
+        member != nullptr && member->kind == Kind::number ? kv::json::to_integer(*member) : std::nullopt;
     return static_cast<std::uint64_t>(number.value_or(0));
 }
 
@@ -176,14 +175,15 @@ int print(const kv::VerifyReport& report) {
     for (const kv::Finding& finding : report.findings)
         std::printf("%s: %s\n", finding.kind.c_str(), finding.message.c_str());
     if (report.findings_total > report.findings.size())
-        std::printf("and %llu more\n",
-                    static_cast<unsigned long long>(report.findings_total - report.findings.size()));
+        std::printf("and %llu more\n", static_cast<unsigned long long>(report.findings_total - report.findings.size()));
     for (const std::string& note : report.notes) std::printf("note: %s\n", note.c_str());
-    std::printf("%s: %llu keys, %llu namespaces, %llu audit rows of %llu streams, %llu entries, %llu versions, %llu values opened\n",
-                report.is_sound() ? "sound" : "not sound", static_cast<unsigned long long>(report.keys),
-                static_cast<unsigned long long>(report.namespaces), static_cast<unsigned long long>(report.audit_rows),
-                static_cast<unsigned long long>(report.streams), static_cast<unsigned long long>(report.entries),
-                static_cast<unsigned long long>(report.versions), static_cast<unsigned long long>(report.values_opened));
+    std::printf(
+        "%s: %llu keys, %llu namespaces, %llu audit rows of %llu streams, %llu entries, %llu versions, %llu values "
+        "opened\n",
+        report.is_sound() ? "sound" : "not sound", static_cast<unsigned long long>(report.keys),
+        static_cast<unsigned long long>(report.namespaces), static_cast<unsigned long long>(report.audit_rows),
+        static_cast<unsigned long long>(report.streams), static_cast<unsigned long long>(report.entries),
+        static_cast<unsigned long long>(report.versions), static_cast<unsigned long long>(report.values_opened));
     return finish(report.is_sound() ? exit_ok : exit_bad);
 }
 

@@ -215,6 +215,7 @@ class Backups(AdminTestCase):
                 self.assertLess(time.monotonic() - began, 1)
             with self.assertRaises((EOFError, ConnectionResetError)):
                 stream.rest()
+            self.assertEqual(self.kvd.logged("an answer was cut off: its reader is too slow")["operation"], "admin.backup")
 
     def test_two_at_a_time_and_a_place_that_is_left_is_free_again(self):
         self.free()
