@@ -61,7 +61,7 @@ kv::Result<kv::SecretBytes> read_audit_key(const std::string& path) {
 }
 
 // A log may be far larger than memory: it is read in blocks of whole lines.
-kv::Result<void> read_anchors(std::istream& log, std::vector<kv::AuditHead>& anchors) {
+kv::Result<void> read_log(std::istream& log, std::vector<kv::AuditHead>& anchors) {
     std::string block;
     std::string rest;
     while (log) {
@@ -89,7 +89,7 @@ kv::Result<std::vector<kv::AuditHead>> read_anchors(const std::vector<std::strin
         std::ifstream file;
         if (path != "-") file.open(path, std::ios::binary);
         if (path != "-" && !file) return kv::Error{kv::Errc::invalid_request, path + ": cannot be opened"};
-        if (const auto read = read_anchors(path == "-" ? std::cin : file, anchors); !read)
+        if (const auto read = read_log(path == "-" ? std::cin : file, anchors); !read)
             return kv::Error{kv::Errc::invalid_request, path + ": " + read.error().message};
         // As the log of a kvd that was killed early.
         if (anchors.size() == before) std::fprintf(stderr, "kvd: %s: holds no line of kvd's about an audit-head\n", path.c_str());
