@@ -30,7 +30,9 @@ using Layer = std::map<std::string, Given>;  // by setting
 
 std::optional<ConfigError> read_environment_layer(const Environment& environment, Layer& layer) {
     for (const auto& [variable, value] : environment) {
-        if (variable.rfind("KVD_", 0) != 0 || variable == "KVD_CONFIG" || variable == "KVD_ROOT_TOKEN") continue;
+        if (variable.rfind("KVD_", 0) != 0 || variable == "KVD_CONFIG" || variable == "KVD_ROOT_TOKEN" ||
+            variable == "KVD_TOKEN")
+            continue;
         const auto& table = settings_table();
         const auto setting = std::find_if(table.begin(), table.end(), [&name = variable](const Setting& row) {
             return variable_of(row.name) == name;
@@ -122,6 +124,7 @@ public:
         add_key_commands();
         add_backup();
         add_verify_commands();
+        add_server_commands();
         routes_ = app_.add_subcommand("routes", "Print the table of routes as JSON");
         routes_->group("");  // for tests and tools: not in the help
         app_.footer(
@@ -163,6 +166,7 @@ public:
                         : backup_->parsed()            ? Command::Kind::backup
                         : restore_->parsed()           ? Command::Kind::restore
                         : new_epoch_->parsed()         ? Command::Kind::new_epoch
+                        : rotate_data_key_->parsed()   ? Command::Kind::rotate_data_key
                         : verify_->parsed()            ? Command::Kind::verify
                         : audit_key_->parsed()         ? Command::Kind::audit_key_export
                                                        : Command::Kind::serve;
@@ -203,6 +207,20 @@ private:
         forget_master_key_ = app_.add_subcommand("forget-master-key", "Drop what an old master key still opens");
         forget_master_key_->add_option("key-id", command_.key_id, "Which one: see kvd check-key")->required();
         add_storage(forget_master_key_);
+        add_server(forget_master_key_);
+    }
+
+    // What an operator asks of a running kvd; KVD_TOKEN says who asks.
+    void add_server_commands() {
+        rotate_data_key_ = app_.add_subcommand("rotate-data-key", "Give a secret namespace a new data key");
+        rotate_data_key_->add_option("namespace", command_.ns, "Its id, or APPLICATION~NAME")->required();
+        add_server(rotate_data_key_)->required();
+        rotate_data_key_->add_flag("--wait", command_.waits, "Wait until no value is sealed by the old one");
+    }
+
+    CLI::Option* add_server(CLI::App* command) {
+        return command->add_option("--server", command_.server, "A running kvd: http://ADDRESS:PORT of its --admin-listen")
+            ->type_name("URL");
     }
 
     void add_backup() {
@@ -211,6 +229,7 @@ private:
         };
         backup_ = app_.add_subcommand("backup", "Write a backup of a storage, which may be served meanwhile");
         add_storage(backup_, "What to back up [KVD_STORAGE]");
+        add_server(backup_)->excludes("--storage");
         backup_->add_option("--to", command_.file, "A file to be made, for its owner only; - is stdout")->required()->type_name("FILE");
         restore_ = app_.add_subcommand("restore", "Make a new storage from a backup");
         add_storage(restore_, "What to make; it must not be there yet [KVD_STORAGE]");
@@ -228,6 +247,7 @@ private:
         add_storage(verify_);
         verify_->add_option("--audit-key", command_.audit_key, "Look with this key, from kvd audit-key export, at the audit log alone")
             ->type_name("FILE");
+        add_server(verify_)->excludes("--storage", "--audit-key");
         verify_->add_option("--anchors", command_.anchors, "Logs of kvd: the audit heads in them must still be there; - is stdin")
             ->type_name("FILE");
         verify_->add_flag("--json", command_.json, "Print one JSON object");
@@ -255,6 +275,7 @@ private:
     CLI::App* routes_ = nullptr;
     CLI::App* key_id_ = nullptr;
     CLI::App* check_key_ = nullptr;
+    CLI::App* rotate_data_key_ = nullptr;
     CLI::App* forget_master_key_ = nullptr;
     CLI::App* verify_ = nullptr;
     CLI::App* audit_key_ = nullptr;
@@ -357,6 +378,7 @@ SecretVariables SecretVariables::take() {
     secrets.master_key = take_one("KV_MASTER_KEY");
     secrets.previous_master_key = take_one("KV_MASTER_KEY_PREVIOUS");
     secrets.root_token = take_one("KVD_ROOT_TOKEN");
+    secrets.token = take_one("KVD_TOKEN");
     const auto read_path = [](const char* name) -> std::optional<std::string> {
         const char* path = std::getenv(name);
         if (path == nullptr || *path == '\0') return std::nullopt;

@@ -31,6 +31,7 @@ struct Settings {
     bool dev = false;
     bool insecure_http = false;
     bool check_config = false;
+    std::string audit_copy;  // empty: none
 
     std::chrono::milliseconds idle_timeout = std::chrono::seconds(60);
     std::chrono::milliseconds header_timeout = std::chrono::seconds(10);
@@ -49,7 +50,7 @@ struct Settings {
 // A command line that was understood.
 struct Command {
     enum class Kind : std::uint8_t {
-        serve, keygen, token, key_id, check_key, forget_master_key, verify, audit_key_export,
+        serve, keygen, token, key_id, check_key, forget_master_key, rotate_data_key, verify, audit_key_export,
         backup, restore, new_epoch, print
     };
     Kind kind = Kind::serve;
@@ -61,6 +62,9 @@ struct Command {
     std::string storage;              // of every tool
     std::string file;                 // backup: to be made; restore: to be read; "-": stdout, stdin
     std::string text;                 // print: help or version
+    std::string server;               // of a running kvd: http://ADDRESS:PORT of its admin listener
+    std::string ns;                   // rotate-data-key
+    bool waits = false;               // rotate-data-key: until it is complete
     std::string key_id;               // forget-master-key
     std::string audit_key;            // verify: a file; empty: with the master key
     std::vector<std::string> anchors;  // verify: logs; "-" is stdin
@@ -87,6 +91,7 @@ Environment read_environment();
 struct SecretVariables {
     std::optional<kv::SecretBytes> master_key;   // KV_MASTER_KEY
     std::optional<kv::SecretBytes> root_token;   // KVD_ROOT_TOKEN
+    std::optional<kv::SecretBytes> token;        // KVD_TOKEN, for commands that take --server
     std::optional<std::string> master_key_file;  // KV_MASTER_KEY_FILE, which is no secret
     std::optional<kv::SecretBytes> previous_master_key;   // KV_MASTER_KEY_PREVIOUS
     std::optional<std::string> previous_master_key_file;  // KV_MASTER_KEY_PREVIOUS_FILE

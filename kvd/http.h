@@ -1,12 +1,15 @@
 #pragma once
 #include <cstddef>
 #include <cstdint>
+#include <functional>
+#include <memory>
 #include <string>
 #include <string_view>
 #include <utility>
 #include <vector>
 
 #include "json/json.h"
+#include "kv/result.h"
 
 namespace kvd {
 
@@ -16,6 +19,7 @@ struct HttpRequest {
     std::string path;    // raw, before '?': still percent-encoded, visible ASCII
     std::string query;   // raw, after '?'
     bool has_query = false;
+    bool is_http_1_0 = false;  // and so cannot take an answer in pieces
     std::string content_type;
     std::string accept;
     std::string accept_encoding;
@@ -31,6 +35,23 @@ struct HttpRequest {
     ~HttpRequest() { kv::json::wipe(body); }
 };
 
+// A body that is made while it is sent: each piece is asked for when the one before is written, so that a slow reader holds one
+// piece and what the source itself holds. Making a piece may wait for a disk, which a thread that serves connections must not
+// do: so the answer may come later, and from another thread.
+class BodySource {
+public:
+    struct Piece {
+        std::string bytes;  // empty only where it is the last
+        bool is_last = false;
+    };
+    using Done = std::function<void(kv::Result<Piece>)>;
+
+    virtual ~BodySource();
+    // Calls `done` once, from any thread, perhaps before it returns. Not called again before that, nor after the last piece or an
+    // error.
+    virtual void next(Done done) = 0;
+};
+
 // What goes back. The session adds Date-less framing, X-Request-Id, Cache-Control: no-store and X-Content-Type-Options: nosniff to every
 // answer, and leaves the body out for HEAD (Content-Length stays).
 struct HttpResponse {
@@ -38,6 +59,9 @@ struct HttpResponse {
     std::string content_type;
     std::string body;
     std::vector<std::pair<std::string, std::string>> headers;  // ETag, Location, Allow, Retry-After...
+    // If set, `body` is the first piece and the rest comes from here: with chunked coding, cut off without its end if the source
+    // fails. Shared because std::function copies what it holds.
+    std::shared_ptr<BodySource> source;
 
     HttpResponse() = default;
     HttpResponse(HttpResponse&&) = default;

@@ -4,6 +4,7 @@
 #include <span>
 
 #include "json/json.h"
+#include "kvd/admin.h"
 #include "text.h"
 
 namespace kvd {
@@ -411,6 +412,48 @@ constexpr MemberReader<BulkSetBody> bulk_set_members[] = {
     {"atomic", into<&BulkSetBody::atomic>},
 };
 
+kv::Result<void> read(const Member& member, kv::StreamId& into) {
+    std::string text;
+    KV_CHECK(read(member, text));
+    const std::optional<kv::StreamId> id = kv::StreamId::parse(text);
+    if (!id) return fault(member.name, "must be a UUID");
+    into = *id;
+    return {};
+}
+
+kv::Result<void> read(const Member& member, kv::Mac& into) {
+    std::string text;
+    KV_CHECK(read(member, text));
+    const std::optional<kv::SecretBytes> bytes = kv::hex_decode(text);
+    if (!bytes || bytes->size() != into.size()) return fault(member.name, "must be 64 hex digits");
+    std::copy_n(bytes->reveal().begin(), into.size(), into.begin());
+    return {};
+}
+
+constexpr MemberReader<kv::AuditHead> anchor_members[] = {
+    {"stream", into<&kv::AuditHead::stream>},
+    {"sequence", into<&kv::AuditHead::sequence>},
+    {"mac", into<&kv::AuditHead::mac>},
+};
+
+kv::Result<void> read(const Member& member, std::vector<kv::AuditHead>& into) {
+    if (member.node.kind != Kind::array) return fault(member.name, "must be an array of objects");
+    into.reserve(member.node.items.size());
+    for (const Node& item : member.node.items) {
+        if (item.kind != Kind::object || item.items.size() != std::size(anchor_members))
+            return fault(member.name, "must be an array of objects with stream, sequence and mac");
+        KV_CHECK(read_object(item, member.document, MemberTable<kv::AuditHead>(anchor_members), into.emplace_back()));
+    }
+    return {};
+}
+
+constexpr MemberReader<StartVerification> start_verification_members[] = {
+    {"anchors", into<&StartVerification::anchors>},
+};
+constexpr MemberReader<ForgetMasterKey> forget_master_key_members[] = {
+    {"keyId", into<&ForgetMasterKey::key_id>},
+};
+
 struct EmptyBody {};
 
 template <class T>
@@ -512,6 +555,16 @@ kv::Result<void> read_body(std::string_view body, kv::Precondition& precondition
     return read_document(body, MemberTable<kv::Precondition>(delete_members), precondition);
 }
 
+kv::Result<void> read_body(std::string_view body, StartVerification& verification) {
+    return read_document(body, MemberTable<StartVerification>(start_verification_members), verification);
+}
+
+kv::Result<void> read_body(std::string_view body, ForgetMasterKey& forget) {
+    KV_CHECK(read_document(body, MemberTable<ForgetMasterKey>(forget_master_key_members), forget));
+    if (forget.key_id.empty()) return fault("keyId", "is missing");
+    return {};
+}
+
 kv::Result<void> read_empty_body(std::string_view body) {
     EmptyBody empty;
     return read_document(body, MemberTable<EmptyBody>(), empty);
@@ -531,6 +584,9 @@ std::vector<BodyMembers> body_members() {
         names_of("RotateRequest", MemberTable<RotateBody>(rotate_members)),
         names_of("Generate", MemberTable<kv::Generate>(generate_members)),
         names_of("RollbackRequest", MemberTable<RollbackBody>(rollback_members)),
+        names_of("VerifyRequest", MemberTable<StartVerification>(start_verification_members)),
+        names_of("Anchor", MemberTable<kv::AuditHead>(anchor_members)),
+        names_of("ForgetMasterKeyRequest", MemberTable<ForgetMasterKey>(forget_master_key_members)),
     };
 }
 

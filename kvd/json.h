@@ -3,9 +3,13 @@
 #include <string_view>
 #include <vector>
 
+#include "kv/admin.h"
 #include "kv/request.h"
 
 namespace kvd {
+
+struct StartVerification;
+struct ForgetMasterKey;
 
 // JSON <-> kv types, as HTTP.md lists the members. A body is read strictly: what is no JSON is Errc::malformed_body; an unknown member
 // or one of the wrong type Errc::invalid_request naming it. Rules about values belong to libkv.
@@ -22,6 +26,8 @@ kv::Result<void> read_body(std::string_view body, kv::RotateEntry& rotate);
 kv::Result<void> read_body(std::string_view body, kv::RollbackEntry& rollback);
 // {"expectedVersion": N}, all that a DELETE may carry.
 kv::Result<void> read_body(std::string_view body, kv::Precondition& precondition);
+kv::Result<void> read_body(std::string_view body, StartVerification& verification);
+kv::Result<void> read_body(std::string_view body, ForgetMasterKey& forget);
 // {} and nothing else.
 kv::Result<void> read_empty_body(std::string_view body);
 
@@ -42,6 +48,10 @@ std::string write_json(const kv::BulkGetReply& reply);
 std::string write_json(const kv::BulkSetReply& reply);
 std::string write_json(const kv::BulkDeleteReply& reply);
 std::string write_json(const kv::AuditList& list);
+
+std::string write_json(const kv::VerifyReport& report);
+// One row as a line of JSON without its end, with the members that AuditList has.
+std::string write_json(const kv::AuditRecord& record);
 
 // The members of an RFC 9457 problem. Error::detail is never shown.
 std::string write_problem(const kv::Error& error, unsigned status, std::string_view request_id);

@@ -190,6 +190,19 @@ void put(Writer& out, const kv::BulkSetResult& result) {
     out.end_object();
 }
 
+// Findings are about rows that may have been tampered with: their texts may be no UTF-8.
+void put(Writer& out, const kv::Finding& finding) {
+    out.begin_object();
+    member(out, "kind", finding.kind);
+    out.member("message", printable(finding.message));
+    member(out, "namespaceId", finding.ns);
+    text_or_null(out, "keyPath", printable(finding.key_path));
+    member(out, "version", finding.version);
+    member(out, "stream", finding.stream);
+    member(out, "sequence", finding.sequence);
+    out.end_object();
+}
+
 template <class T>
 void array(Writer& out, std::string_view name, const std::vector<T>& items) {
     out.key(name);
@@ -264,6 +277,26 @@ std::string write_json(const kv::BulkDeleteReply& reply) {
     out.begin_array();
     for (const kv::Error& error : reply.failed) put_item_error(out, error);
     out.end_array();
+    out.end_object();
+    return out.take();
+}
+
+std::string write_json(const kv::AuditRecord& record) { return write_one(record); }
+
+std::string write_json(const kv::VerifyReport& report) {
+    Writer out;
+    out.begin_object();
+    member(out, "sound", report.is_sound());
+    array(out, "findings", report.findings);
+    member(out, "findingsTotal", report.findings_total);
+    member(out, "keys", report.keys);
+    member(out, "namespaces", report.namespaces);
+    member(out, "streams", report.streams);
+    member(out, "auditRows", report.audit_rows);
+    member(out, "entries", report.entries);
+    member(out, "versions", report.versions);
+    member(out, "valuesOpened", report.values_opened);
+    strings(out, "notes", report.notes);
     out.end_object();
     return out.take();
 }

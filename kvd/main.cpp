@@ -5,11 +5,15 @@
 #include <csignal>
 #include <cstdio>
 #include <exception>
+#include <memory>
+#include <span>
 #include <thread>
 #include <variant>
 
 #include "kv/store.h"
 #include "kv/version.h"
+#include "kvd/admin.h"
+#include "kvd/audit_copy.h"
 #include "kvd/commands.h"
 #include "kvd/config.h"
 #include "kvd/files.h"
@@ -21,6 +25,7 @@
 #include "kvd/tool_keys.h"
 #include "kvd/tool_backup.h"
 #include "kvd/tool_verify.h"
+#include "kvd/tool_server.h"
 #include "text.h"
 
 namespace kvd {
@@ -93,6 +98,12 @@ void reload_tokens(TokenStore& tokens, Metrics& metrics, Log& log) {
     log.info("the tokens file was read again", {{"usable", std::to_string(tokens.usable())}});
 }
 
+void stop_copy(AuditCopy& copy, Log& log) {
+    copy.stop();
+    if (const std::uint64_t dropped = copy.stats().dropped; dropped > 0)
+        log.warning("some audit rows were not copied", {{"rows", std::to_string(dropped)}});
+}
+
 // Exit code of a store that does not open.
 ExitCode exit_code_of(kv::Errc code) {
     switch (code) {
@@ -135,19 +146,27 @@ int serve(const Settings& settings, SecretVariables variables) {
     options.keys = secrets->keys;
     options.previous_keys = secrets->previous_keys;
     options.log = [&log](kv::LogLevel level, std::string_view message) { log.write(level, message); };
+    std::unique_ptr<AuditCopy> copy;  // before the store, which calls it
+    if (!settings.audit_copy.empty()) {
+        auto opened = AuditCopy::open(*AuditCopyTarget::parse(settings.audit_copy), log);
+        if (!opened) return fail(exit_config, opened.error().message);
+        copy = *std::move(opened);
+        options.audit_copy = [&copy = *copy](std::span<const kv::AuditRecord> records) { copy.add(records); };
+    }
     auto store = kv::open(settings.storage, std::move(options));
     if (!store) return fail(exit_code_of(store.error().code), settings.storage + ": " + store.error().message);
     kv::Store& kv = **store;
-    metrics.set_store({KV_VERSION, kv.key_id(), std::string(kv.crypto_backend())}, [&kv] { return kv.stats(); });
-
     std::atomic<bool> draining{false};
     const Health health([&kv, &draining]() -> kv::Result<void> {
         if (draining.load(std::memory_order_relaxed)) return kv::Error{kv::Errc::shutting_down, "kvd is shutting down"};
         return kv.ready();
     });
+    Metrics::Sources sources{[&kv] { return kv.stats(); }, [&health] { return health.ready(); }, {}};
+    if (copy) sources.audit_copy = [&copy = *copy] { return copy.stats(); };
+    metrics.set_sources({KV_VERSION, kv.key_id(), std::string(kv.crypto_backend())}, std::move(sources));
     Router router(kv);
     ApiService api(router, *secrets->tokens, health, settings.limits);
-    AdminService admin(metrics, health);
+    AdminService admin({kv, router, *secrets->tokens, health, metrics, settings.limits});
     const auto listening = server.listen(*Endpoint::parse(settings.listen), api);
     if (!listening) return fail(exit_config, listening.error().message);
     if (settings.admin_listen != "off") {
@@ -164,18 +183,26 @@ int serve(const Settings& settings, SecretVariables variables) {
                  {{"keyId", kv.key_id()}, {"previousKeyId", key_id_of(*secrets->previous_keys)}});
     announce(*listening, secrets->dev_token);
     secrets->dev_token.reset();
+    if (copy) copy->start();  // not before: what scripts read first is where we listen
 
-    const bool was_clean = server.run({.on_hangup = [&] { reload_tokens(*secrets->tokens, metrics, log); },
+    const bool was_clean = server.run({.on_hangup =
+                                           [&] {
+                                               reload_tokens(*secrets->tokens, metrics, log);
+                                               if (copy) copy->reopen();
+                                           },
                                        .on_drain =
                                            [&] {
                                                log.info("stopping: finishing what is in flight");
                                                draining.store(true, std::memory_order_relaxed);
+                                               admin.drain();
                                            },
                                        .on_minute = [&] { log_audit_head(kv, log); }});
     if (!was_clean) log.warning("some requests took too long and were cut off");
+    admin.stop();
     kv.stop();
     server.stop();
     log_audit_head(kv, log);
+    if (copy) stop_copy(*copy, log);
     log.info("stopped");
     return exit_ok;
 }
@@ -198,17 +225,22 @@ int run(const std::vector<std::string>& arguments) {
         case Command::Kind::check_key:
             return run_check_key(command, secrets);
         case Command::Kind::verify:
+            if (!command.server.empty()) return run_server_verify(command, std::move(secrets));
             return run_verify(command, secrets);
         case Command::Kind::audit_key_export:
             return run_audit_key_export(command, secrets);
         case Command::Kind::forget_master_key:
+            if (!command.server.empty()) return run_server_forget_master_key(command, std::move(secrets));
             return run_forget_master_key(command, secrets);
         case Command::Kind::backup:
+            if (!command.server.empty()) return run_server_backup(command, std::move(secrets));
             return run_backup(command, std::move(secrets));
         case Command::Kind::restore:
             return run_restore(command, std::move(secrets));
         case Command::Kind::new_epoch:
             return run_new_epoch(command, std::move(secrets));
+        case Command::Kind::rotate_data_key:
+            return run_server_rotate_data_key(command, std::move(secrets));
         case Command::Kind::serve:
             break;
     }

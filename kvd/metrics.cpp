@@ -65,6 +65,15 @@ void add_gauge(std::vector<MetricFamily>& out, const char* name, const char* hel
     out.back().metric.push_back(gauge(value));
 }
 
+ClientMetric::Bucket bucket(std::uint64_t cumulative_count, double upper_bound) {
+    ClientMetric::Bucket result;
+    result.cumulative_count = cumulative_count;
+    result.upper_bound = upper_bound;
+    return result;
+}
+
+constexpr double infinity = std::numeric_limits<double>::infinity();
+
 // StoreStats buckets count groups of at most 2^i operations, the last one all larger.
 void add_group_sizes(std::vector<MetricFamily>& out, const char* name, const char* help,
                      const std::array<std::uint64_t, kv::StoreStats::group_buckets>& sizes, std::uint64_t groups,
@@ -74,15 +83,60 @@ void add_group_sizes(std::vector<MetricFamily>& out, const char* name, const cha
     std::uint64_t sum = 0;
     for (std::size_t i = 0; i < sizes.size(); ++i) {
         sum += sizes[i];
-        ClientMetric::Bucket bucket;
-        bucket.cumulative_count = sum;
-        bucket.upper_bound =
-            i + 1 == sizes.size() ? std::numeric_limits<double>::infinity() : static_cast<double>(1u << i);
-        metric.histogram.bucket.push_back(bucket);
+        metric.histogram.bucket.push_back(
+            bucket(sum, i + 1 == sizes.size() ? infinity : static_cast<double>(1u << i)));
     }
     metric.histogram.sample_count = groups;
     metric.histogram.sample_sum = static_cast<double>(operations);
     out.back().metric.push_back(std::move(metric));
+}
+
+void add_latency(std::vector<MetricFamily>& out, const char* name, const char* help,
+                 const std::array<std::uint64_t, kv::StoreStats::latency_buckets>& counts, std::uint64_t microseconds) {
+    out.push_back(family(name, help, MetricType::Histogram));
+    ClientMetric metric;
+    std::uint64_t sum = 0;
+    for (std::size_t i = 0; i < counts.size(); ++i) {
+        sum += counts[i];
+        const std::uint64_t bound = kv::StoreStats::latency_bound_microseconds << i;
+        metric.histogram.bucket.push_back(
+            bucket(sum, i + 1 == counts.size() ? infinity : static_cast<double>(bound) / 1e6));
+    }
+    metric.histogram.sample_count = sum;
+    metric.histogram.sample_sum = static_cast<double>(microseconds) / 1e6;
+    out.back().metric.push_back(std::move(metric));
+}
+
+void add_bytes(std::vector<MetricFamily>& out, const char* name, const char* help, std::optional<std::uint64_t> bytes) {
+    if (bytes) add_gauge(out, name, help, static_cast<double>(*bytes));
+}
+
+void add_storage(std::vector<MetricFamily>& out, const kv::StoreStats& stats) {
+    add_bytes(out, "kv_storage_wal_bytes", "Size of the write-ahead log", stats.storage.wal_bytes);
+    add_bytes(out, "kv_storage_database_bytes", "Size of the database", stats.storage.database_bytes);
+    add_bytes(out, "kv_storage_reusable_bytes", "Room in the database that erased rows left", stats.storage.reusable_bytes);
+    add_bytes(out, "kv_disk_free_bytes", "Room on the disk of the database", stats.storage.disk_free_bytes);
+    add_bytes(out, "kv_disk_bytes", "Size of the disk of the database", stats.storage.disk_bytes);
+    add_bytes(out, "kv_disk_free_min_bytes", "With less room writes are refused; 0: no such guard", stats.disk_free_min);
+}
+
+void add_keys(std::vector<MetricFamily>& out, const kv::StoreStats& stats) {
+    add_gauge(out, "kv_data_key_seals_max", "Values sealed by the busiest data key",
+              static_cast<double>(stats.data_key_seals_max));
+    add_gauge(out, "kv_rekeying_namespaces", "Namespaces with values that a replaced data key seals",
+              static_cast<double>(stats.rekeying_namespaces));
+    add_gauge(out, "kv_master_key_rows_missing", "Stored keys that the master key in use does not wrap yet",
+              static_cast<double>(stats.master_key_rows_missing));
+}
+
+void add_times(std::vector<MetricFamily>& out, const kv::StoreStats& stats) {
+    add_gauge(out, "kv_clock_skew_seconds", "How far the wall clock is ahead of the store's", stats.clock_skew_seconds);
+    add_gauge(out, "kv_sweeper_lag_seconds", "Age of the oldest expired entry that was not swept yet",
+              stats.sweeper_lag_seconds);
+    // Absent without one: an age would have to be made up.
+    if (stats.last_backup)
+        add_gauge(out, "kv_last_backup_timestamp_seconds", "What the last complete backup shows, since the epoch",
+                  std::chrono::duration<double>(stats.last_backup->time_since_epoch()).count());
 }
 
 void add_store(std::vector<MetricFamily>& out, const kv::StoreStats& stats) {
@@ -90,9 +144,9 @@ void add_store(std::vector<MetricFamily>& out, const kv::StoreStats& stats) {
                     stats.operations);
     add_group_sizes(out, "kv_read_group_size", "Reads answered by one query", stats.read_group_sizes, stats.read_groups,
                     stats.reads);
-    out.push_back(family("kv_commit_seconds_total", "Time spent in storage writes", MetricType::Counter));
-    out.back().metric.push_back(counter(0));
-    out.back().metric.back().counter.value = static_cast<double>(stats.commit_microseconds) / 1e6;
+    add_latency(out, "kv_commit_seconds", "How long a storage write took", stats.commit_latency, stats.commit_microseconds);
+    add_latency(out, "kv_audit_seconds", "How long the result of a read waited for its audit row", stats.audit_latency,
+                stats.audit_microseconds);
     add_counter(out, "kv_commits_total", "Groups committed", stats.groups);
     add_counter(out, "kv_operations_total", "Operations carried by commits", stats.operations);
     add_counter(out, "kv_reads_total", "Reads answered", stats.reads);
@@ -107,9 +161,13 @@ void add_store(std::vector<MetricFamily>& out, const kv::StoreStats& stats) {
     add_gauge(out, "kv_bytes_in_flight", "Bytes of requests accepted and not yet answered",
               static_cast<double>(stats.bytes_in_flight));
     add_gauge(out, "kv_queue_length", "Operations waiting for a group", static_cast<double>(stats.queued));
-    add_gauge(out, "kv_storage_wal_bytes", "Size of the write-ahead log", static_cast<double>(stats.storage.wal_bytes));
-    add_gauge(out, "kv_storage_database_bytes", "Size of the database",
-              static_cast<double>(stats.storage.database_bytes));
+    add_counter(out, "kv_denials_folded_total", "Denials that were counted in the audit row of others", stats.denials_folded);
+    add_counter(out, "kv_audit_rows_removed_total", "Audit rows that retention removed", stats.audit_rows_removed);
+    add_counter(out, "kv_audit_rows_archived_total", "Audit rows appended to the archive", stats.audit_rows_archived);
+    add_counter(out, "kv_audit_archive_failures_total", "Times the archive could not be written", stats.audit_archive_failures);
+    add_storage(out, stats);
+    add_keys(out, stats);
+    add_times(out, stats);
 }
 
 }  // namespace
@@ -124,13 +182,15 @@ public:
         add_requests(out);
         add_latencies(out);
         add_transport(out);
-        if (metrics_.stats_) {
-            add_store(out, metrics_.stats_());
+        if (metrics_.sources_.store) {
+            add_store(out, metrics_.sources_.store());
             out.push_back(family("kvd_build_info", "What runs here", MetricType::Gauge));
             out.back().metric.push_back(labelled(gauge(1), {{"version", metrics_.build_.version},
                                                             {"key_id", metrics_.build_.key_id},
                                                             {"crypto", metrics_.build_.crypto}}));
         }
+        if (metrics_.sources_.ready) add_ready(out);
+        if (metrics_.sources_.audit_copy) add_audit_copy(out);
         return out;
     }
 
@@ -157,17 +217,30 @@ private:
             std::uint64_t sum = 0;
             for (std::size_t at = 0; at < bucket_count; ++at) {
                 sum += operation.by_latency[at].load(std::memory_order_relaxed);
-                ClientMetric::Bucket bucket;
-                bucket.cumulative_count = sum;
-                bucket.upper_bound =
-                    at < latency_bounds.size() ? seconds(latency_bounds[at]) : std::numeric_limits<double>::infinity();
-                metric.histogram.bucket.push_back(bucket);
+                metric.histogram.bucket.push_back(
+                    bucket(sum, at < latency_bounds.size() ? seconds(latency_bounds[at]) : infinity));
             }
             if (sum == 0) continue;
             metric.histogram.sample_count = sum;
             metric.histogram.sample_sum = seconds(operation.nanoseconds.load(std::memory_order_relaxed));
             out.back().metric.push_back(labelled(std::move(metric), {{"operation", metrics_.names_[i]}}));
         }
+    }
+
+    void add_ready(std::vector<MetricFamily>& out) const {
+        const kv::Result<void> ready = metrics_.sources_.ready();
+        out.push_back(family("kvd_ready", "Whether requests are served, and the code if not", MetricType::Gauge));
+        out.back().metric.push_back(
+            labelled(gauge(ready ? 1 : 0), {{"code", ready ? "ready" : std::string(kv::code_name(ready.error().code))}}));
+    }
+
+    void add_audit_copy(std::vector<MetricFamily>& out) const {
+        const AuditCopyStats stats = metrics_.sources_.audit_copy();
+        add_counter(out, "kvd_audit_copy_rows_total", "Audit rows copied", stats.rows);
+        add_counter(out, "kvd_audit_copy_dropped_total", "Audit rows that were not, there being no room to wait in",
+                    stats.dropped);
+        add_counter(out, "kvd_audit_copy_failures_total", "Times the copy could not be written", stats.failures);
+        add_bytes(out, "kvd_audit_copy_waiting_bytes", "Audit rows that wait to be copied", stats.bytes_waiting);
     }
 
     void add_transport(std::vector<MetricFamily>& out) const {
@@ -180,8 +253,10 @@ private:
         add_counter(out, "kvd_framing_errors_total", "Requests refused for how they were framed", m.framing_errors);
         add_counter(out, "kvd_timeouts_total", "Connections closed for being too slow", m.timeouts);
         add_counter(out, "kvd_exceptions_total", "Exceptions caught in a session", m.exceptions);
-        add_gauge(out, "kvd_body_bytes_in_flight", "Bytes of bodies received and not yet answered",
+        add_gauge(out, "kvd_body_bytes_in_flight", "Bytes of requests not yet answered and of answers not yet sent",
                   static_cast<double>(m.bytes_of_bodies));
+        add_counter(out, "kvd_answers_dropped_total", "Answers to reads that found no room and became overloaded",
+                    m.answers_dropped);
         add_counter(out, "kvd_token_reloads_total", "Times the tokens file was read again", m.token_reloads);
         add_counter(out, "kvd_token_reload_failures_total", "Times it did not read and the old one was kept",
                     m.token_reload_failures);
@@ -211,9 +286,9 @@ void Metrics::request(std::size_t operation, unsigned status, std::chrono::nanos
     counts.nanoseconds.fetch_add(nanoseconds, std::memory_order_relaxed);
 }
 
-void Metrics::set_store(Build build, std::function<kv::StoreStats()> stats) {
+void Metrics::set_sources(Build build, Sources sources) {
     build_ = std::move(build);
-    stats_ = std::move(stats);
+    sources_ = std::move(sources);
 }
 
 std::string Metrics::render() const { return prometheus::TextSerializer().Serialize(Collector(*this).Collect()); }

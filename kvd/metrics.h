@@ -42,12 +42,26 @@ public:
     std::atomic<std::uint64_t> framing_errors{0};
     std::atomic<std::uint64_t> timeouts{0};
     std::atomic<std::uint64_t> exceptions{0};
-    std::atomic<std::uint64_t> bytes_of_bodies{0};  // received and not yet answered
+    std::atomic<std::uint64_t> bytes_of_bodies{0};  // of requests received and not yet answered, and of answers not yet sent
+    std::atomic<std::uint64_t> answers_dropped{0};  // to reads, there being no room for them
     std::atomic<std::uint64_t> token_reloads{0};
     std::atomic<std::uint64_t> token_reload_failures{0};
 
-    // From then on render() includes the store's figures. Called once, before anything renders.
-    void set_store(Build build, std::function<kv::StoreStats()> stats);
+    // Of the copy of the audit log.
+    struct AuditCopyStats {
+        std::uint64_t rows = 0;     // written
+        std::uint64_t dropped = 0;  // there being no room for them
+        std::uint64_t failures = 0;
+        std::uint64_t bytes_waiting = 0;
+    };
+
+    // What others count. From then on render() includes it. Called once, before anything renders; null: not there.
+    struct Sources {
+        std::function<kv::StoreStats()> store;
+        std::function<kv::Result<void>()> ready;
+        std::function<AuditCopyStats()> audit_copy;
+    };
+    void set_sources(Build build, Sources sources);
     std::string render() const;
 
 private:
@@ -64,7 +78,7 @@ private:
     std::unique_ptr<Operation[]> operations_;
     std::chrono::system_clock::time_point started_ = std::chrono::system_clock::now();
     Build build_;
-    std::function<kv::StoreStats()> stats_;
+    Sources sources_;
 };
 
 }  // namespace kvd

@@ -64,7 +64,15 @@ void add_status_headers(HttpResponse& response) {
         response.headers.emplace_back("Retry-After", "1");
 }
 
+void append_hex(std::string& out, std::uint64_t number) {
+    std::array<char, 16> digits;
+    const auto end = std::to_chars(digits.data(), digits.data() + digits.size(), number, 16).ptr;
+    out.append(digits.data(), end);
+}
+
 }  // namespace
+
+BodySource::~BodySource() = default;
 
 bool has_content(unsigned status) noexcept { return status != 204 && status != 304; }
 
@@ -80,8 +88,12 @@ void render_response_head(HttpResponse& response, const ResponseFrame& frame, st
             out += "\r\nContent-Type: ";
             out += response.content_type;
         }
-        out += "\r\nContent-Length: ";
-        append_number(out, response.body.size());
+        if (response.source) {
+            out += "\r\nTransfer-Encoding: chunked";
+        } else {
+            out += "\r\nContent-Length: ";
+            append_number(out, response.body.size());
+        }
     }
     out += "\r\nX-Request-Id: ";
     out += frame.request_id;
@@ -100,6 +112,12 @@ void render_response_head(HttpResponse& response, const ResponseFrame& frame, st
         out += "Connection: keep-alive\r\n";
     }
     out += "\r\n";
+}
+
+void append_chunk_head(std::string& out, std::size_t size, bool follows) {
+    if (follows) out += "\r\n";
+    append_hex(out, size);
+    out += size == 0 ? "\r\n\r\n" : "\r\n";
 }
 
 }  // namespace kvd

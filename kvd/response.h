@@ -17,6 +17,9 @@ struct ResponseFrame {
 // (WWW-Authenticate, Retry-After) where the response has them not.
 void render_response_head(HttpResponse& response, const ResponseFrame& frame, std::string& out);
 
+// What stands before a chunk of `size` bytes, and behind the one before it (`follows`). Size 0 is the end of the body.
+void append_chunk_head(std::string& out, std::size_t size, bool follows);
+
 // False where HTTP allows no body.
 bool has_content(unsigned status) noexcept;
 

@@ -26,6 +26,7 @@ constexpr kv::PermissionSet entry_write = {Permission::entry_write};
 constexpr kv::PermissionSet entry_delete = {Permission::entry_delete};
 constexpr kv::PermissionSet secret_rotate = {Permission::secret_rotate};
 constexpr kv::PermissionSet audit_read = {Permission::audit_read};
+constexpr kv::PermissionSet admin = {Permission::admin};
 
 // What the rows of the table below have in common, so that a row says only what is its own.
 constexpr Route read_route(const char* method, const char* pattern, const char* operation, kv::PermissionSet permissions,
@@ -42,6 +43,9 @@ constexpr Route bulk_route(const char* pattern, const char* operation, AuditActi
 }
 constexpr Route document_route(const char* pattern, const char* operation, render::Answer* answer) {
     return {"GET", pattern, operation, AuditAction::read, none, false, false, false, false, false, "", nullptr, nullptr, answer};
+}
+constexpr Route admin_route(const char* method, const char* pattern, const char* operation, AuditAction action, bool has_body) {
+    return {method, pattern, operation, action, admin, true, has_body, has_body, false, false, "", nullptr, nullptr, nullptr, ListenerKind::admin};
 }
 constexpr Route body_optional(Route route) {
     route.needs_body = false;
@@ -103,6 +107,12 @@ constexpr Route routes[] = {
     document_route(BASE "/openapi.json", "document.openapi", render::openapi),
     document_route(BASE "/swagger-ui", "document.viewer", render::viewer),
     document_route(BASE "/swagger-ui/{file}", "document.viewerFile", render::viewer),
+
+    body_optional(admin_route("POST", BASE "/admin/verify", "admin.verify", AuditAction::write, true)),
+    admin_route("GET", BASE "/admin/jobs/{id}", "admin.job", AuditAction::read, false),
+    admin_route("GET", BASE "/admin/backup", "admin.backup", AuditAction::read, false),
+    body_optional(admin_route("POST", BASE "/admin/rotate-data-key/{nsId}", "namespace.rotate-key", AuditAction::rotate, true)),
+    admin_route("POST", BASE "/admin/forget-master-key", "admin.forget-master-key", AuditAction::write, true),
 };
 
 #undef BASE
@@ -268,6 +278,7 @@ void write_route(kv::json::Writer& out, const Route& route) {
     out.member("needsBody", route.needs_body);
     out.member("servesHead", route.serves_head);
     out.member("query", route.query);
+    out.member("listener", route.listener == ListenerKind::admin ? "admin" : "api");
     out.end_object();
 }
 
@@ -283,11 +294,12 @@ std::string routes_json() {
     return out.take();
 }
 
-std::variant<RouteMatch, NoRoute> match_route(std::string_view method, std::string_view raw_path) {
+std::variant<RouteMatch, NoRoute> match_route(std::string_view method, std::string_view raw_path, ListenerKind listener) {
     std::optional<RouteMatch> found;
     std::string allowed;
     std::size_t allowed_length = 0;
     for (const Route& route : routes) {
+        if (route.listener != listener) continue;
         std::optional<RouteMatch> match = match_path(route, raw_path);
         if (!match) continue;
         // An operation's pattern says more than the one whose key would swallow its name.
@@ -324,7 +336,8 @@ void Router::handle(RouteMatch match, HttpRequest request, kv::Actor actor, std:
 
 void Router::refuse(const Route* route, const HttpRequest& request, kv::Actor actor, kv::Error error,
                     std::function<void(HttpResponse)> done) {
-    std::variant<RouteMatch, NoRoute> matched = match_route(request.method, request.path);
+    std::variant<RouteMatch, NoRoute> matched =
+        match_route(request.method, request.path, route ? route->listener : ListenerKind::api);
     const auto* match = std::get_if<RouteMatch>(&matched);
     kv::RecordRefusal refusal = refusal_of(route, match ? match->key : std::string(), error.code);
     refuse(std::move(refusal), request.request_id, std::move(actor), std::move(error), std::move(done));

@@ -1,5 +1,6 @@
 #pragma once
 #include <cstddef>
+#include <cstdint>
 #include <functional>
 #include <optional>
 #include <span>
@@ -14,6 +15,9 @@
 namespace kvd {
 
 struct RouteMatch;
+
+// Where a route is served: to everybody, or to those who run kvd.
+enum class ListenerKind : std::uint8_t { api, admin };
 
 // One row of the table: what HTTP.md lists.
 struct Route {
@@ -33,12 +37,14 @@ struct Route {
     HttpResponse (*render)(const RouteMatch& match, const HttpRequest& request, kv::Reply reply);
     // Instead of parse and render: routes that answer by themselves (documents).
     HttpResponse (*answer)(const RouteMatch& match, const HttpRequest& request);
+    // Routes of the admin listener have none of the three: kvd/admin.h reads and answers them.
+    ListenerKind listener = ListenerKind::api;
 };
 
 // A request line that found its route; parameters are percent-decoded.
 struct RouteMatch {
     const Route* route = nullptr;
-    std::string ns;   // {id} or {nsId}
+    std::string ns;   // {id} or {nsId}: a namespace's, or a job's
     std::string key;  // {key}, or {file} of the viewer
     // A percent escape that is none. Only whoever proved who they are is told: handle() answers it.
     std::optional<kv::Error> fault;
@@ -47,7 +53,8 @@ struct RouteMatch {
 // The whole table, in the order of HTTP.md.
 std::span<const Route> route_table();
 
-// The table as JSON: [{"method", "pattern", "operation", "action", "permissions", "needsCredential", "hasBody", "needsBody", "servesHead", "query"}].
+// The table as JSON: [{"method", "pattern", "operation", "action", "permissions", "needsCredential", "hasBody", "needsBody", "servesHead", "query",
+// "listener"}].
 std::string routes_json();
 
 struct Limits {
@@ -61,7 +68,8 @@ struct NoRoute {
     kv::Error error;
     std::string allow;
 };
-std::variant<RouteMatch, NoRoute> match_route(std::string_view method, std::string_view raw_path);
+std::variant<RouteMatch, NoRoute> match_route(std::string_view method, std::string_view raw_path,
+                                              ListenerKind listener = ListenerKind::api);
 
 // Router turns matched requests into operations of a client. Threads: any.
 class Router {

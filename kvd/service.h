@@ -8,7 +8,6 @@
 
 namespace kvd {
 
-class Metrics;
 class TokenStore;
 
 // What a listener serves. A session asks judge() as soon as it has the head, reads the body the verdict allows, then
@@ -43,6 +42,7 @@ public:
 
     explicit Health(Ready ready) : ready_(std::move(ready)) {}
     std::optional<HttpResponse> answer(const HttpRequest& request) const;
+    kv::Result<void> ready() const { return ready_(); }
 
 private:
     Ready ready_;
@@ -58,27 +58,16 @@ public:
     void refuse(Verdict verdict, const HttpRequest& request, kv::Error error, Done done) override;
 
 private:
-    std::optional<kv::Error> authenticate(const HttpRequest& request, std::string_view authorization,
-                                          kv::Actor& actor) const;
-
     Router& router_;
     const TokenStore& tokens_;
     const Health& health_;
     Limits limits_;
 };
 
-// The operator's listener: metrics and health. Borrows everything.
-class AdminService final : public Service {
-public:
-    AdminService(const Metrics& metrics, const Health& health) : metrics_(metrics), health_(health) {}
-
-    Verdict judge(const HttpRequest& request, std::string_view authorization) override;
-    void handle(Verdict verdict, HttpRequest request, Done done) override;
-    void refuse(Verdict verdict, const HttpRequest& request, kv::Error error, Done done) override;
-
-private:
-    const Metrics& metrics_;
-    const Health& health_;
-};
+// What every listener does with a request for one of its routes: finds the route, and who asks.
+Service::Verdict judge_route(ListenerKind listener, const HttpRequest& request, std::string_view authorization,
+                             const TokenStore& tokens, const Limits& limits);
+// A method that a resource without a row in the table does not take.
+HttpResponse method_not_allowed(const HttpRequest& request, std::string allow);
 
 }  // namespace kvd

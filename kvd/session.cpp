@@ -7,6 +7,7 @@
 #include <exception>
 #include <utility>
 
+#include "json/json.h"
 #include "kvd/log.h"
 #include "kvd/metrics.h"
 #include "kvd/response.h"
@@ -34,7 +35,13 @@ std::string address_of(const net::ip::tcp::endpoint& endpoint) {
     return address.to_string();
 }
 
+Error overloaded() { return {Errc::overloaded, "too many bytes of bodies and answers are under way"}; }
+
 }  // namespace
+
+HeldBytes::HeldBytes(std::atomic<std::uint64_t>& total, std::size_t bytes) noexcept : total_(&total), bytes_(bytes) {
+    total.fetch_add(bytes, std::memory_order_relaxed);
+}
 
 Session::Session(Socket socket, Worker& worker, SessionContext& context)
     : socket_(std::move(socket)), worker_(worker), context_(context), scanner_(context.limits.framing) {}
@@ -59,7 +66,9 @@ void Session::close() noexcept {
     phase_ = Phase::closed;
     error_code ignored;
     socket_.close(ignored);
-    release_body_bytes();
+    if (answer_) answer_->source.reset();  // what it holds is not waited for by anybody
+    body_held_ = {};
+    answer_held_ = {};
     context_.metrics.connections.fetch_sub(1, std::memory_order_relaxed);
     context_.sessions.fetch_sub(1, std::memory_order_release);
     worker_.remove(*this);
@@ -95,6 +104,8 @@ Session::Step Session::step() {
             return await_answer();
         case Phase::writing:
             return write_some();
+        case Phase::pulling:
+            return await_piece();
         case Phase::lingering:
             input_.consume(input_.view().size());
             arm_read();
@@ -128,9 +139,12 @@ void Session::on_read(std::size_t size, bool failed) {
 }
 
 void Session::check_deadline(Clock::time_point now) {
-    if (now < deadline_ || phase_ == Phase::handling || phase_ == Phase::closed) return;
+    if (now < deadline_ || phase_ == Phase::handling || phase_ == Phase::pulling || phase_ == Phase::closed) return;
     if (!reading_) {  // the peer does not take its answer
         context_.metrics.timeouts.fetch_add(1, std::memory_order_relaxed);
+        if (answer_ && answer_->source)
+            context_.log.warning("an answer was cut off: its reader is too slow",
+                                 {{"operation", context_.metrics.name_of(operation_)}, {"requestId", request_id_}});
         return close();
     }
     timed_out_ = true;
@@ -185,6 +199,7 @@ void Session::read_request(const Head& head) {
     request_.path = head.path;
     request_.query = head.query;
     request_.has_query = head.has_query;
+    request_.is_http_1_0 = head.is_http_1_0;
     request_.content_type = head.content_type;
     request_.accept = head.accept;
     request_.accept_encoding = head.accept_encoding;
@@ -206,6 +221,7 @@ Session::Step Session::judge(const Head& head, std::size_t head_bytes) {
     operation_ = verdict_.operation;
     std::optional<Error> error = std::move(verdict_.refusal);
     if (!error && !verdict_.answer) error = judge_body(head);
+    is_read_ = verdict_.match.route != nullptr && verdict_.match.route->action == kv::AuditAction::read;
 
     // From here on the views of `head` into the buffer are gone; its figures stay.
     const bool wants_continue = !head.expect.empty();
@@ -233,6 +249,7 @@ std::optional<Error> Session::judge_body(const Head& head) const {
         return Error{Errc::expectation_failed, "the only expectation we meet is 100-continue"};
     if (!verdict_.has_body) {
         if (head.has_body()) return Error{Errc::invalid_request, "this request takes no body"};
+        if (!has_room()) return overloaded();
         return std::nullopt;
     }
     // Clients that leave out an optional body say nothing of its length.
@@ -240,6 +257,7 @@ std::optional<Error> Session::judge_body(const Head& head) const {
         return Error{Errc::length_required, "Content-Length is needed, also where it is 0"};
     if (head.content_length.value_or(0) > verdict_.body_bytes_max)
         return Error{.code = Errc::too_large, .message = "the body is too large", .limit = verdict_.body_bytes_max};
+    if (!has_room()) return overloaded();
     return std::nullopt;
 }
 
@@ -273,9 +291,10 @@ Session::Step Session::take_body() {
         input_.consume(part.size());
         if (body_left_ == 0) return dispatch();
     }
-    if (!reserve_body_bytes()) {
+    hold(request_.body, body_held_);
+    if (!has_room()) {
         closing_ = true;
-        return refuse({Errc::overloaded, "too many bytes of bodies are under way"});
+        return refuse(overloaded());
     }
     // A body may be slow, but not slower than the rate: the deadline moves with what arrived.
     const std::chrono::milliseconds earned(request_.body.size() * 1000 / context_.limits.bytes_per_second_min);
@@ -304,17 +323,28 @@ Session::Step Session::take_chunks() {
     return refuse({.code = Errc::too_large, .message = "the body is too large", .limit = verdict_.body_bytes_max});
 }
 
-bool Session::reserve_body_bytes() {
-    const std::size_t capacity = request_.body.capacity();
-    if (capacity <= small_body_bytes || capacity <= body_reserved_) return true;
-    const std::size_t more = capacity - std::exchange(body_reserved_, capacity);
-    const std::uint64_t before = context_.metrics.bytes_of_bodies.fetch_add(more, std::memory_order_relaxed);
-    return before + more <= context_.limits.body_bytes_in_flight_max;
+// ---- the budget of bytes under way ----
+
+bool Session::has_room() const noexcept {
+    return context_.metrics.bytes_of_bodies.load(std::memory_order_relaxed) <= context_.limits.body_bytes_in_flight_max;
 }
 
-void Session::release_body_bytes() noexcept {
-    if (body_reserved_ > 0)
-        context_.metrics.bytes_of_bodies.fetch_sub(std::exchange(body_reserved_, 0), std::memory_order_relaxed);
+void Session::hold(const std::string& bytes, HeldBytes& held) noexcept {
+    if (bytes.capacity() <= small_body_bytes || bytes.capacity() == held.bytes()) return;
+    held = HeldBytes(context_.metrics.bytes_of_bodies, bytes.capacity());
+}
+
+// Slow readers share one budget, so that the answers they do not take cannot fill the memory. A read whose answer finds no room is
+// refused after the fact: its audit row stands, as it does for an answer that gets lost on the way. Counted, and let go of, on
+// the thread that made it: the connection's own may be behind.
+Session::Counted Session::count(HttpResponse response, SessionContext& context, bool may_be_dropped) {
+    Counted counted{std::move(response), {}, false};
+    if (counted.response.body.capacity() <= small_body_bytes) return counted;
+    counted.held = HeldBytes(context.metrics.bytes_of_bodies, counted.response.body.capacity());
+    const std::uint64_t total = context.metrics.bytes_of_bodies.load(std::memory_order_relaxed);
+    if (!may_be_dropped || total <= context.limits.body_bytes_in_flight_max) return counted;
+    context.metrics.answers_dropped.fetch_add(1, std::memory_order_relaxed);
+    return {{}, {}, true};
 }
 
 // ---- handling ----
@@ -365,23 +395,31 @@ Session::Step Session::await_answer() {
     return begin_write();
 }
 
-// The completion may be called, and die, on any thread, so it holds no share in the session.
+// Completions may be called, and die, on any thread, so they hold no share in the session.
 Service::Done Session::completion() {
-    return [worker = &worker_, weak = weak_from_this(), sequence = sequence_](HttpResponse response) mutable {
-        if (worker->is_current()) {
-            const std::shared_ptr<Session> session = weak.lock();
-            if (!session) return;
-            if (session->running_) return session->complete(sequence, std::move(response));
-        }
-        net::post(worker->context(), [weak, sequence, response = std::move(response)]() mutable {
-            if (const std::shared_ptr<Session> session = weak.lock()) session->complete(sequence, std::move(response));
-        });
+    return [worker = &worker_, weak = weak_from_this(), sequence = sequence_, context = &context_,
+            is_read = is_read_](HttpResponse response) {
+        deliver(*worker, weak, sequence, &Session::complete, count(std::move(response), *context, is_read));
     };
 }
 
-void Session::complete(std::uint64_t sequence, HttpResponse response) {
+template <class T>
+void Session::deliver(Worker& worker, const std::weak_ptr<Session>& weak, std::uint64_t sequence,
+                      void (Session::*take)(std::uint64_t sequence, T given), T given) {
+    if (worker.is_current()) {
+        const std::shared_ptr<Session> session = weak.lock();
+        if (!session) return;
+        if (session->running_) return ((*session).*take)(sequence, std::move(given));
+    }
+    net::post(worker.context(), [weak, sequence, take, given = std::move(given)]() mutable {
+        if (const std::shared_ptr<Session> session = weak.lock()) ((*session).*take)(sequence, std::move(given));
+    });
+}
+
+void Session::complete(std::uint64_t sequence, Counted answer) {
     if (phase_ != Phase::handling || sequence != sequence_ || answer_) return;
-    answer_ = std::move(response);
+    answer_ = answer.was_dropped ? problem(overloaded(), request_id_) : std::move(answer.response);
+    answer_held_ = std::move(answer.held);
     if (!running_) run([this] { return step(); });
 }
 
@@ -391,10 +429,18 @@ Session::Step Session::begin_write() {
     const SessionLimits& limits = context_.limits;
     const Clock::time_point now = Clock::now();
     if (context_.draining.load(std::memory_order_relaxed) || sequence_ >= limits.requests_max) closing_ = true;
+    // Without chunks the end would look like a connection that broke.
+    if (answer_->source && is_http_1_0_)
+        answer_ = problem({Errc::invalid_request, "this answer needs HTTP/1.1"}, request_id_);
     context_.metrics.request(operation_, answer_->status, now - began_);
     if (context_.logs_requests) log_request(now - began_);
     render_response_head(*answer_, {request_id_, closing_, is_http_1_0_}, head_out_);
-    if (method_ == "HEAD" || !has_content(answer_->status)) kv::json::wipe(answer_->body);
+    if (method_ == "HEAD" || !has_content(answer_->status)) {
+        kv::json::wipe(answer_->body);
+        answer_->source.reset();
+    }
+    chunk_begun_ = answer_->source && !answer_->body.empty();
+    if (chunk_begun_) append_chunk_head(head_out_, answer_->body.size(), false);
     phase_ = Phase::writing;
     phase_began_ = now;
     deadline_ = now + limits.write_timeout;
@@ -424,13 +470,74 @@ Session::Step Session::write_some() {
             return Step::wait;
         }
     }
-    return finish_write();
+    return answer_->source ? pull() : finish_write();
+}
+
+// ---- an answer in pieces ----
+
+Session::Step Session::pull() {
+    phase_ = Phase::pulling;
+    // The reader owes no more for what it took, nor for the time that the next piece takes us; what it took faster than it had to
+    // is no credit for later.
+    const std::chrono::milliseconds earned(written_ * 1000 / context_.limits.bytes_per_second_min);
+    phase_began_ = std::min(phase_began_ + earned, Clock::now());
+    pull_began_ = Clock::now();
+    piece_.reset();
+    try {
+        answer_->source->next([worker = &worker_, weak = weak_from_this(),
+                               sequence = sequence_](Result<BodySource::Piece> piece) {
+            deliver(*worker, weak, sequence, &Session::complete_piece, std::move(piece));
+        });
+    } catch (...) {
+        context_.metrics.exceptions.fetch_add(1, std::memory_order_relaxed);
+        piece_ = Error{Errc::internal, "the next piece could not be made"};
+    }
+    return await_piece();
+}
+
+void Session::complete_piece(std::uint64_t sequence, Result<BodySource::Piece> piece) {
+    if (phase_ != Phase::pulling || sequence != sequence_ || piece_) return;
+    piece_ = std::move(piece);
+    if (!running_) run([this] { return step(); });
+}
+
+Session::Step Session::await_piece() {
+    if (!piece_) return Step::wait;
+    if (!*piece_) {
+        // The status is out. A body without its end tells the reader, and the log tells why.
+        context_.log.error("an answer was cut off", {{"operation", context_.metrics.name_of(operation_)},
+                                                     {"code", std::string(kv::code_name(piece_->error().code))},
+                                                     {"reason", piece_->error().message},
+                                                     {"requestId", request_id_}});
+        close();
+        return Step::wait;
+    }
+    begin_piece(*std::move(*piece_));
+    piece_.reset();
+    return write_some();
+}
+
+void Session::begin_piece(BodySource::Piece piece) {
+    head_out_.clear();
+    if (!piece.bytes.empty()) append_chunk_head(head_out_, piece.bytes.size(), std::exchange(chunk_begun_, true));
+    answer_->body = std::move(piece.bytes);
+    if (piece.is_last) {
+        append_chunk_head(answer_->body, 0, chunk_begun_);
+        answer_->source.reset();
+    }
+    hold(answer_->body, answer_held_);
+    const Clock::time_point now = Clock::now();
+    phase_ = Phase::writing;
+    phase_began_ += now - pull_began_;
+    deadline_ = now + context_.limits.write_timeout;
+    written_ = 0;
 }
 
 Session::Step Session::finish_write() {
     answer_.reset();
     kv::json::wipe(request_.body);  // that of a refused request
-    release_body_bytes();
+    body_held_ = {};
+    answer_held_ = {};
     constexpr std::size_t head_out_bytes_kept = 1024;
     if (head_out_.capacity() > head_out_bytes_kept) head_out_ = std::string();
     if (!closing_) {

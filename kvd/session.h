@@ -6,9 +6,11 @@
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
 
 #include "kvd/framing.h"
 #include "kvd/input_buffer.h"
@@ -17,6 +19,7 @@
 namespace kvd {
 
 class Log;
+class Metrics;
 class Worker;
 
 struct SessionLimits {
@@ -28,7 +31,7 @@ struct SessionLimits {
     std::chrono::milliseconds linger_timeout = std::chrono::seconds(2);
     std::size_t bytes_per_second_min = 64u << 10;
     std::size_t requests_max = 1'000'000;               // of one connection
-    std::size_t body_bytes_in_flight_max = 256u << 20;  // of all connections
+    std::size_t body_bytes_in_flight_max = 256u << 20;  // of requests and answers, of all connections
 };
 
 // What the sessions of one listener share. Everything is borrowed.
@@ -40,6 +43,28 @@ struct SessionContext {
     bool logs_requests = false;
     std::atomic<bool> draining{false};
     std::atomic<std::size_t> sessions{0};  // counted up by who accepts, down by the session itself
+};
+
+// Bytes under way, counted for as long as this lives. Threads: one at a time.
+class HeldBytes {
+public:
+    HeldBytes() = default;
+    HeldBytes(std::atomic<std::uint64_t>& total, std::size_t bytes) noexcept;
+    HeldBytes(HeldBytes&& other) noexcept : total_(std::exchange(other.total_, nullptr)), bytes_(other.bytes_) {}
+    HeldBytes& operator=(HeldBytes&& other) noexcept {
+        std::swap(total_, other.total_);
+        std::swap(bytes_, other.bytes_);
+        return *this;
+    }
+    ~HeldBytes() {
+        if (total_ != nullptr) total_->fetch_sub(bytes_, std::memory_order_relaxed);
+    }
+
+    std::size_t bytes() const noexcept { return total_ != nullptr ? bytes_ : 0; }
+
+private:
+    std::atomic<std::uint64_t>* total_ = nullptr;
+    std::size_t bytes_ = 0;
 };
 
 // One connection, from accept to close: reads a request, hands it over, writes the answer, one at a time. What follows
@@ -62,7 +87,7 @@ public:
 
 private:
     using Clock = std::chrono::steady_clock;
-    enum class Phase : std::uint8_t { head, body, handling, writing, lingering, closed };
+    enum class Phase : std::uint8_t { head, body, handling, writing, pulling, lingering, closed };
     // What a step leaves behind: more to do at once, or an operation under way that calls back.
     enum class Step : std::uint8_t { again, wait };
 
@@ -84,19 +109,33 @@ private:
     Step answer_unheard(const kv::Error& error);
     Step answer_now(HttpResponse response);
     Step await_answer();
+    // An answer, and its share of the budget; or what is left of one for which there was no room.
+    struct Counted {
+        HttpResponse response;
+        HeldBytes held;
+        bool was_dropped = false;
+    };
     Service::Done completion();
-    void complete(std::uint64_t sequence, HttpResponse response);
+    template <class T>
+    static void deliver(Worker& worker, const std::weak_ptr<Session>& weak, std::uint64_t sequence,
+                        void (Session::*take)(std::uint64_t sequence, T given), T given);
+    void complete(std::uint64_t sequence, Counted answer);
+    void complete_piece(std::uint64_t sequence, kv::Result<BodySource::Piece> piece);
 
     Step begin_write();
     Step write_some();
     Step finish_write();
+    Step pull();
+    Step await_piece();
+    void begin_piece(BodySource::Piece piece);
     void log_request(Clock::duration took);
 
     void arm_read();
     void on_read(std::size_t size, bool failed);
     Step on_timeout();
-    bool reserve_body_bytes();
-    void release_body_bytes() noexcept;
+    bool has_room() const noexcept;
+    static Counted count(HttpResponse response, SessionContext& context, bool may_be_dropped);
+    void hold(const std::string& bytes, HeldBytes& held) noexcept;
 
     Socket socket_;
     Worker& worker_;
@@ -121,15 +160,20 @@ private:
     std::string method_;
     std::string request_id_;
     bool is_http_1_0_ = false;
+    bool is_read_ = false;  // so that nothing is left undone, or done, by not giving its answer
     Clock::time_point began_;
     std::optional<ChunkedDecoder> chunked_;
     std::uint64_t body_left_ = 0;
-    std::size_t body_reserved_ = 0;
+    HeldBytes body_held_;
 
     // Its answer.
     std::optional<HttpResponse> answer_;
-    std::string head_out_;
-    std::size_t written_ = 0;
+    std::string head_out_;     // what stands before the body, or before the piece at hand
+    std::size_t written_ = 0;  // of both
+    HeldBytes answer_held_;
+    std::optional<kv::Result<BodySource::Piece>> piece_;
+    bool chunk_begun_ = false;  // one was sent, whose end is not
+    Clock::time_point pull_began_;
 };
 
 }  // namespace kvd

@@ -8,6 +8,7 @@
 #include <initializer_list>
 #include <utility>
 
+#include "kvd/audit_copy.h"
 #include "kvd/server.h"
 
 namespace kvd {
@@ -119,6 +120,14 @@ Set endpoint(std::string Settings::*member, bool may_be_off) {
     };
 }
 
+Set audit_copy_target(std::string Settings::*member) {
+    return [=](Settings& settings, const std::string& value) -> Problem {
+        if (const auto parsed = AuditCopyTarget::parse(value); !parsed) return parsed.error().message;
+        settings.*member = value;
+        return {};
+    };
+}
+
 // A figure of kv::Limits: settable downwards only.
 template <class Access>
 Set limit(Access access) {
@@ -162,6 +171,8 @@ const std::vector<Setting>& settings_table() {
          duration(KVD_MEMBER(store.audit_retention), minute, 100 * year)},
         {"audit-archive", "FOLDER", "Append audit rows to JSON lines files here before they are removed (none)", false,
          folder(KVD_MEMBER(store.audit_archive))},
+        {"audit-copy", "TARGET", "Copy each audit row as a line of JSON to file:PATH, syslog: or stdout (none)", false,
+         audit_copy_target(&Settings::audit_copy)},
         {"disk-free-min", "N", "Refuse writes when the disk has less room; 0: never (an eighth of it, 256MiB at most)", false,
          number(KVD_MEMBER(store.disk_free_min), 0, 1024 * gibibyte)},
         {"trust-clock", nullptr, "The clock is right, however far the store's last change lies back or ahead: say it once",
@@ -193,7 +204,7 @@ const std::vector<Setting>& settings_table() {
         {"body-bytes-max", "N", "Size of a body (2MiB)", true, limit(KVD_MEMBER(limits.body_bytes_max))},
         {"bulk-body-bytes-max", "N", "Size of a bulk operation's body (16MiB)", true,
          limit(KVD_MEMBER(limits.bulk_body_bytes_max))},
-        {"body-bytes-in-flight-max", "N", "Bodies being received, together (256MiB)", true,
+        {"body-bytes-in-flight-max", "N", "Bodies and answers under way, together (256MiB)", true,
          number(KVD_MEMBER(body_bytes_in_flight_max), 1u << 20, gibibyte * 64)},
         {"bytes-in-flight-max", "N", "Operations accepted and not answered, together (256MiB)", true,
          number(KVD_MEMBER(store.bytes_in_flight_max), 1u << 20, gibibyte * 64)},

@@ -80,6 +80,8 @@ kv::Result<void> read_anchors(std::istream& log, std::vector<kv::AuditHead>& anc
     return {};
 }
 
+}  // namespace
+
 kv::Result<std::vector<kv::AuditHead>> read_anchors(const std::vector<std::string>& paths) {
     std::vector<kv::AuditHead> anchors;
     for (const std::string& path : paths) {
@@ -96,6 +98,8 @@ kv::Result<std::vector<kv::AuditHead>> read_anchors(const std::vector<std::strin
         return kv::Error{kv::Errc::invalid_request, "there is no audit-head in the logs named by --anchors"};
     return anchors;
 }
+
+namespace {
 
 // ---- what it tells ----
 
@@ -195,7 +199,7 @@ int run_verify(const Command& command, const SecretVariables& variables) {
     const auto report = verify(command, variables);
     if (!report) return fail(exit_code_of(report.error()), command.storage + ": " + report.error().message);
     if (const int code = print(command.json ? as_json(*report) : as_text(*report)); code != exit_ok) return code;
-    return report->is_sound() ? exit_ok : exit_bad;
+    return report->is_sound() ? exit_ok : exit_not_good;
 }
 
 int run_audit_key_export(const Command& command, const SecretVariables& variables) {

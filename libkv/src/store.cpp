@@ -134,7 +134,8 @@ public:
     Result<bool> run_maintenance();
     void stop();
     // Judges and records what an operator asks for: in one namespace, or on the whole store.
-    Result<void> enter_admin(const Actor& actor, std::string_view operation, const NamespaceRow* ns);
+    Result<void> enter_admin(const Actor& actor, std::string_view operation, const NamespaceRow* ns,
+                             AuditAction action = AuditAction::write);
     Result<std::uint64_t> forget_master_key(const Actor& actor, const std::string& key_id);
     Result<std::unique_ptr<BackupReader>> backup(const Actor& actor);
 
@@ -349,16 +350,16 @@ Result<bool> Store::Impl::run_maintenance() {
 
 // ---- what an operator does ----
 
-Result<void> Store::Impl::enter_admin(const Actor& actor, std::string_view operation, const NamespaceRow* ns) {
+Result<void> Store::Impl::enter_admin(const Actor& actor, std::string_view operation, const NamespaceRow* ns, AuditAction action) {
     KV_CHECK(may_wait());
     KV_CHECK(is_open());
     const bool is_allowed = ns != nullptr ? Rights(actor, *ns).allows(Permission::admin) : is_admin(actor);
-    RecordRefusal refusal{AuditAction::write, std::string(operation), {}, Errc::permission_denied};
+    RecordRefusal refusal{action, std::string(operation), {}, Errc::permission_denied};
     if (!is_allowed) {
         KV_CHECK(wait(actor, std::move(refusal)));
         return Error{Errc::permission_denied, "This needs kv-admin" + std::string(ns != nullptr ? "." : " on everything.")};
     }
-    AuditRecord record = make_record(actor, {AuditAction::write, operation}, Time{}, ns);
+    AuditRecord record = make_record(actor, {action, operation}, Time{}, ns);
     if (record.request_id.empty()) record.request_id = crypto::make_uuid(Time{}).to_string();
     return maintenance_.record(std::move(record));
 }
@@ -397,7 +398,7 @@ private:
 };
 
 Result<std::unique_ptr<BackupReader>> Store::Impl::backup(const Actor& actor) {
-    KV_CHECK(enter_admin(actor, "admin.backup", nullptr));
+    KV_CHECK(enter_admin(actor, "admin.backup", nullptr, AuditAction::read));
     KV_TRY(auto reader, open_backup(*storage_, *keys_));
     AuditRecord record = make_record(actor, {AuditAction::write, "admin.backup-done"}, Time{}, nullptr);
     auto note = [this, record = std::move(record)](const BackupInfo& info) {
@@ -523,6 +524,9 @@ Result<void> Store::ready() const { return impl_->ready(); }
 Result<bool> Store::run_maintenance() { return impl_->run_maintenance(); }
 void Store::stop() { impl_->stop(); }
 
+Result<void> Store::may_administer(const Actor& actor, AuditAction action, std::string_view operation) {
+    return impl_->enter_admin(actor, operation, nullptr, action);
+}
 Result<VerifyReport> Store::verify(const Actor& actor, const VerifyOptions& options) {
     KV_CHECK(impl_->enter_admin(actor, "admin.verify", nullptr));
     VerifyOptions with_keys = options;

@@ -35,9 +35,26 @@ REQUESTS = {
     "document.openapi": ("/openapi.json", None),
     "document.viewer": ("/swagger-ui", None),
     "document.viewerFile": ("/swagger-ui/index.html", None),
+    "admin.verify": ("/admin/verify", None),
+    "admin.job": ("/admin/jobs/{job}", None),
+    "admin.backup": ("/admin/backup", None),
+    "namespace.rotate-key": ("/admin/rotate-data-key/{secret}", None),
+    "admin.forget-master-key": ("/admin/forget-master-key", {"keyId": "0123456789abcdef"}),
 }
 # These look at many namespaces: whoever holds their permission somewhere sees what it covers.
 COLLECTIONS = {"namespace.list", "audit.list"}
+# These are about the store as a whole: whoever may not is told so, there being nothing to hide.
+WHOLE_STORE = {"admin.verify", "admin.job", "admin.backup", "admin.forget-master-key"}
+# What a plain request of these answers to whoever may: there is no such master key.
+ALLOWED_STATUS = {"admin.forget-master-key": 400}
+
+
+def is_admin(path):
+    return path.startswith("/admin/")
+
+
+def in_a_namespace(path):
+    return any(name in path for name in ("{ns}", "{gone}", "{secret}"))
 
 
 def requests_of(route):
@@ -69,14 +86,21 @@ class Matrix(ApiTestCase):
         for name, application in (("next-door", "app"), ("shared", "other")):
             answer = cls.kvd.request("POST", "/namespaces", {"name": name, "applicationId": application})
             assert answer.status == 201, answer
+        answer = cls.kvd.request("POST", "/admin/verify", admin=True)
+        assert answer.status == 202, answer
+        cls.job = answer.json()["id"]
+
+    def ask(self, method, path, body=None, **options):
+        """A request to the listener that serves it."""
+        return self.call(method, path, body, admin=is_admin(path), **options)
 
     def scene(self):
-        """A namespace to work in, and a deleted one."""
-        ns, gone = self.namespace(), self.namespace()
+        """A namespace to work in, a deleted one, and a secret one."""
+        ns, gone, secret = self.namespace(), self.namespace(), self.namespace(isSecretNamespace=True)
         for value in ("one", "two"):
             self.put(ns, "k", value)
         self.call("DELETE", "/namespaces/" + gone["id"], status=204)
-        return {"ns": ns["id"], "gone": gone["id"]}
+        return {"ns": ns["id"], "gone": gone["id"], "secret": secret["id"], "job": self.job}
 
     def state(self, scene):
         """All that a request could have changed."""
@@ -100,10 +124,17 @@ class Matrix(ApiTestCase):
         before = self.state(scene)
         for route, method, path, body in self.each():
             if route["needsCredential"] and route["operation"] not in allowed:
-                answer = self.call(method, path.format(**scene), body, token=token, status=status)
+                answer = self.ask(method, path.format(**scene), body, token=token, status=status)
                 if method != "HEAD" and status == 403:
                     self.assertEqual(answer.code, "permission-denied")
         self.assertEqual(self.state(scene), before)
+
+    def test_neither_listener_serves_the_routes_of_the_other(self):
+        scene = self.scene()
+        for route, method, path, body in self.each():
+            self.assertEqual(route["listener"] == "admin", is_admin(path))
+            answer = self.kvd.request(method, path.format(**scene), body, admin=not is_admin(path))
+            self.assertEqual(answer.status, 404, answer)
 
     def test_every_route_has_a_prepared_request_and_no_other(self):
         self.assertEqual({route["operation"] for route in ROUTES}, set(REQUESTS))
@@ -118,7 +149,7 @@ class Matrix(ApiTestCase):
         self.check_refused(401, None)
         for route, method, path, body in self.each():
             if not route["needsCredential"]:
-                self.call(method, path, body, token=None, status=200)
+                self.ask(method, path, body, token=None, status=200)
 
     def test_an_unknown_token_is_401(self):
         for token in ("unknown", self.kvd.token[:-1], self.kvd.token + "x", "None", "x" * 4000):
@@ -128,8 +159,7 @@ class Matrix(ApiTestCase):
         scene = self.scene()
         for route, method, path, body in self.each():
             if route["needsCredential"]:
-                in_a_namespace = "{" in path
-                self.call(method, path.format(**scene), body, token="none", status=404 if in_a_namespace else 403)
+                self.ask(method, path.format(**scene), body, token="none", status=404 if in_a_namespace(path) else 403)
 
     def test_each_permission_alone_allows_the_routes_that_need_it_and_no_other(self):
         for permission in PERMISSIONS:
@@ -138,12 +168,12 @@ class Matrix(ApiTestCase):
                 self.check_refused(403, "only:" + permission, allowed)
                 for route, method, path, body in self.each():
                     if route["operation"] in allowed and route["needsCredential"]:
-                        self.check_allowed(method, path, body, "only:" + permission)
+                        self.check_allowed(route, method, path, body, "only:" + permission)
 
-    def check_allowed(self, method, path, body, token):
+    def check_allowed(self, route, method, path, body, token):
         scene = self.scene()
-        answer = self.call(method, path.format(**scene), body, token=token)
-        self.assertIn(answer.status, (200, 201, 204))
+        status = ALLOWED_STATUS.get(route["operation"], 202 if is_admin(path) and method == "POST" else None)
+        answer = self.ask(method, path.format(**scene), body, token=token, status=status)
         if answer.status == 201 and path == "/namespaces":
             self.call("DELETE", "/namespaces/" + answer.json()["id"])
         return answer
@@ -153,7 +183,7 @@ class Matrix(ApiTestCase):
             if route["permissions"]:
                 scene = self.scene()
                 before = self.state(scene)
-                answer = self.call(method, path.format(**scene), body, token="but:" + route["operation"], status=403)
+                answer = self.ask(method, path.format(**scene), body, token="but:" + route["operation"], status=403)
                 if method != "HEAD":
                     self.assertEqual(answer.code, "permission-denied")
                 self.assertEqual(self.state(scene), before)
@@ -161,16 +191,24 @@ class Matrix(ApiTestCase):
     def test_the_needed_permissions_are_enough(self):
         for route, method, path, body in self.each():
             if route["permissions"]:
-                for token in ("needed:", "needed-here:"):
-                    self.check_allowed(method, path, body, token + route["operation"])
+                self.check_allowed(route, method, path, body, "needed:" + route["operation"])
+                if route["operation"] not in WHOLE_STORE:
+                    self.check_allowed(route, method, path, body, "needed-here:" + route["operation"])
+
+    def test_the_whole_store_needs_a_grant_on_everything(self):
+        scene = self.scene()
+        for route, method, path, body in self.each():
+            if route["operation"] in WHOLE_STORE:
+                for token in ("needed-here:" + route["operation"], "all-elsewhere", "all-next-door", "none"):
+                    self.ask(method, path.format(**scene), body, token=token, code="permission-denied")
 
     def test_the_root_token_may_do_everything(self):
         for route, method, path, body in self.each():
-            self.check_allowed(method, path, body, True)
+            self.check_allowed(route, method, path, body, True)
 
     def test_grants_elsewhere_find_no_namespace_here(self):
         for token in ("all-elsewhere", "all-next-door", "all-of-one-name-elsewhere"):
-            self.check_refused(404, token, allowed={"namespace.create", *COLLECTIONS})
+            self.check_refused(404, token, allowed={"namespace.create", *COLLECTIONS, *WHOLE_STORE})
             scene = self.scene()
             # A namespace may be made only where the grant reaches.
             self.call("POST", "/namespaces", {"name": "made", "applicationId": "app"}, token=token, code="permission-denied")
@@ -182,11 +220,11 @@ class Matrix(ApiTestCase):
 
     def test_a_namespace_one_may_not_see_looks_like_one_that_is_not(self):
         scene = self.scene()
-        missing = {"ns": UNKNOWN_ID, "gone": UNKNOWN_ID}
+        missing = {"ns": UNKNOWN_ID, "gone": UNKNOWN_ID, "secret": UNKNOWN_ID}
         for route, method, path, body in self.each():
-            if "{" in path and method != "HEAD" and route["needsCredential"]:
-                hidden = self.call(method, path.format(**scene), body, token="all-elsewhere", status=404).json()
-                absent = self.call(method, path.format(**missing), body, token="all-elsewhere", status=404).json()
+            if in_a_namespace(path) and method != "HEAD" and route["needsCredential"]:
+                hidden = self.ask(method, path.format(**scene), body, token="all-elsewhere", status=404).json()
+                absent = self.ask(method, path.format(**missing), body, token="all-elsewhere", status=404).json()
                 for problem in (hidden, absent):
                     del problem["requestId"]
                 self.assertEqual(hidden, absent)
@@ -196,7 +234,7 @@ class Matrix(ApiTestCase):
         for route, method, path, body in self.each():
             if route["permissions"]:
                 token = "but:" + route["operation"]
-                self.call(method, path.format(**scene), body, token=token, status=403, headers={"X-Request-Id": "refused-" + route["operation"]})
+                self.ask(method, path.format(**scene), body, token=token, status=403, headers={"X-Request-Id": "refused-" + route["operation"]})
                 rows = [r for r in self.audit(userId=token) if r["operation"] == route["operation"]]
                 self.assertTrue(rows)
                 self.assertEqual({(r["success"], r["reason"], r["action"]) for r in rows}, {(False, "permission-denied", route["action"])})

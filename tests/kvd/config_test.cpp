@@ -7,6 +7,7 @@
 #include <fstream>
 
 #include "kv/version.h"
+#include "kvd/http_client.h"
 #include "kvd/server.h"
 
 namespace {
@@ -131,6 +132,45 @@ TEST_CASE("times and sizes have units") {
     CHECK(settings({"--value-bytes-max", "64KiB"}).store.limits.value_bytes_max == 64u << 10);
     CHECK(settings({"--body-bytes-max=100"}).limits.body_bytes_max == 100);
     CHECK(settings({"--read-audit", "deferred-for-plain"}).store.read_audit == kv::ReadAudit::deferred_for_plain);
+}
+
+TEST_CASE("a copy of the audit log has one of three targets") {
+    CHECK(settings({}).audit_copy.empty());
+    CHECK(settings({"--audit-copy", "file:/var/log/kvd/audit.jsonl"}).audit_copy == "file:/var/log/kvd/audit.jsonl");
+    CHECK(settings({"--audit-copy", "stdout"}).audit_copy == "stdout");
+    CHECK(settings({}, {{"KVD_AUDIT_COPY", "syslog:"}}).audit_copy == "syslog:");
+    for (const char* wrong : {"file:", "syslog", "stdout:", "tcp:host:514", "audit.jsonl"})
+        CHECK(contains(failure({"serve", "--audit-copy", wrong}), "64 --audit-copy: must be file:PATH, syslog: or stdout"));
+}
+
+TEST_CASE("a data key may be replaced sooner than usual, never later") {
+    CHECK(settings({"--seals-per-key", "1000"}).store.seals_per_key == 1000);
+    CHECK(settings({"--key-retirement", "0s"}).store.key_retirement.count() == 0);
+    CHECK(contains(failure({"serve", "--seals-per-key", "0"}), "must be a number"));
+    CHECK(contains(failure({"serve", "--seals-per-key", "1073741825"}), "must be a number"));
+}
+
+TEST_CASE("commands for a running kvd say where it is") {
+    const std::string server = "http://127.0.0.1:8421";
+    auto parsed = kvd::parse_command({"backup", "--server", server, "--to", "a.backup"}, {{"KVD_STORAGE", "memory:"}});
+    REQUIRE(std::holds_alternative<Command>(parsed));
+    CHECK(std::get<Command>(parsed).kind == Command::Kind::backup);
+    CHECK(std::get<Command>(parsed).server == server);
+    parsed = kvd::parse_command({"rotate-data-key", "app~ns", "--server", server, "--wait"}, {});
+    REQUIRE(std::holds_alternative<Command>(parsed));
+    CHECK(std::get<Command>(parsed).ns == "app~ns");
+    CHECK(std::get<Command>(parsed).waits);
+    CHECK(contains(failure({"rotate-data-key", "app~ns"}), "64 "));
+    CHECK(contains(failure({"forget-master-key", "--server", server}), "64 "));
+}
+
+TEST_CASE("a URL of a server is plain HTTP to this machine") {
+    CHECK(kvd::HttpClient::parse_url("http://127.0.0.1:8421")->port == 8421);
+    CHECK(kvd::HttpClient::parse_url("http://[::1]:8421/")->port == 8421);
+    CHECK(kvd::HttpClient::parse_url("http://localhost:1")->is_loopback());
+    for (const char* wrong : {"127.0.0.1:8421", "https://127.0.0.1:8421", "http://127.0.0.1", "http://192.0.2.1:8421",
+                              "http://127.0.0.1:8421/path", "http://user@127.0.0.1:8421", ""})
+        CHECK_FALSE(kvd::HttpClient::parse_url(wrong));
 }
 
 TEST_CASE("plain HTTP beyond this machine has to be asked for") {

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "kvd/input_buffer.h"
+#include "kvd/response.h"
 
 namespace {
 
@@ -362,4 +363,39 @@ TEST_CASE("whatever arrives, it is judged the same however it is cut") {
         const std::string decoded = decode(body, {});
         CHECK(decode(body, {random() % (body.size() + 1)}) == decoded);
     }
+}
+
+TEST_CASE("chunks that we send are chunks that we read") {
+    std::string wire;
+    bool follows = false;
+    for (const std::string& piece : {std::string("a"), std::string(4097, 'b'), std::string("\r\n0\r\n\r\n")}) {
+        kvd::append_chunk_head(wire, piece.size(), follows);
+        wire += piece;
+        follows = true;
+    }
+    kvd::append_chunk_head(wire, 0, follows);
+    ChunkedDecoder decoder(1u << 20);
+    std::string_view input = wire;
+    std::string body;
+    CHECK(decoder.feed(input, body) == ChunkedDecoder::Status::done);
+    CHECK(input.empty());
+    CHECK(body == "a" + std::string(4097, 'b') + "\r\n0\r\n\r\n");
+    std::string empty;
+    kvd::append_chunk_head(empty, 0, false);
+    CHECK(empty == "0\r\n\r\n");
+}
+
+TEST_CASE("an answer in pieces tells no length") {
+    class Nothing final : public kvd::BodySource {
+        void next(Done done) override { done(Piece{{}, true}); }
+    };
+    kvd::HttpResponse response;
+    response.body = "first";
+    std::string head;
+    kvd::render_response_head(response, {"r"}, head);
+    CHECK(head.find("Content-Length: 5\r\n") != std::string::npos);
+    response.source = std::make_shared<Nothing>();
+    kvd::render_response_head(response, {"r"}, head);
+    CHECK(head.find("Content-Length") == std::string::npos);
+    CHECK(head.find("Transfer-Encoding: chunked\r\n") != std::string::npos);
 }

@@ -5,6 +5,7 @@
 #include <doctest/doctest.h>
 
 #include "json/json.h"
+#include "kvd/admin.h"
 #include "kvd/json.h"
 #include "kvd/routes.h"
 #include "kvd/status.h"
@@ -124,7 +125,7 @@ bool is_one_of(std::string_view text, std::initializer_list<std::string_view> li
 
 // The operation, asked with a malformed header, names it: so it reads it.
 bool reads_header(const kvd::Route& route, std::string kvd::HttpRequest::*header, std::string_view name) {
-    if (route.answer) return false;
+    if (!route.parse) return false;
     // A body that every operation with one can read as far as its header fields.
     static const std::map<std::string, std::string> bodies = {
         {"namespace.create", R"({"name":"n"})"}, {"namespace.update", "{}"},
@@ -155,7 +156,8 @@ Names expected_error_statuses(const kvd::Route& route) {
     if (route.has_body) statuses.insert({"413", "415"});
     if (route.needs_body) statuses.insert("411");
     bool changes = route.action != kv::AuditAction::read;
-    if (changes) statuses.insert({"409", "504", "507"});
+    if (changes) statuses.insert({"504", "507"});
+    if (changes && route.listener == kvd::ListenerKind::api) statuses.insert("409");
     if (is_one_of(operation, {"entry.get", "entry.export"})) statuses.insert("409");
     if (operation == "entry.export") statuses.insert("413");
     if (reads_header(route, &kvd::HttpRequest::if_match, "If-Match")) statuses.insert("412");
@@ -254,6 +256,22 @@ kv::Entry entry_with_error() {
     return entry;
 }
 
+kvd::Job job(kvd::Job::Status status) {
+    kvd::Job job;
+    job.id = "7d3f1c4e-52a1-4c0e-9a64-0b8a5f0d1e22";
+    job.kind = "verify";
+    job.status = status;
+    return job;
+}
+
+std::string report_with_finding() {
+    kv::VerifyReport report;
+    report.findings.push_back({"sealed-value", "a value does not open"});
+    report.findings_total = 1;
+    report.notes.push_back("no key");
+    return kvd::write_json(report);
+}
+
 kv::Error full_error() {
     kv::Error error{Errc::bulk_failed, "some items failed"};
     error.field = "entries";
@@ -311,6 +329,8 @@ TEST_CASE("each operation is documented under its name, with its permissions and
         CHECK(parameters(*operation, "path") == braces(route.pattern));
         bool is_open = operation->find("security") && operation->find("security")->items.empty();
         CHECK(is_open == !route.needs_credential);
+        const Node* listener = operation->find("x-listener");
+        CHECK((listener && listener->text == "admin") == (route.listener == kvd::ListenerKind::admin));
     }
 }
 
@@ -355,6 +375,7 @@ TEST_CASE("each operation lists the success it answers") {
         std::string_view operation = route.operation;
         Names expected = {"200"};
         if (operation == "namespace.create") expected = {"201"};
+        if (is_one_of(operation, {"admin.verify", "namespace.rotate-key"})) expected = {"202"};
         if (operation == "entry.put") expected = {"200", "201"};
         if (is_one_of(operation, {"namespace.delete", "entry.delete"})) expected = {"204"};
         Names listed;
@@ -437,6 +458,28 @@ TEST_CASE("every answer fits its schema") {
     kv::Error error = full_error();
     error.items.push_back(full_error());
     CHECK(violation("Problem", kvd::write_problem(error, 409, "r")) == "");
+    CHECK(violation("VerifyReport", report_with_finding()) == "");
+    CHECK(violation("MasterKeyForgotten", kvd::write_forgotten({"4f1d2c3b5a697887"}, 3)) == "");
+    CHECK(violation("DataKeyRotated", kvd::write_rotated({})) == "");
+}
+
+TEST_CASE("a job fits its schema in every state") {
+    kvd::Job queued = job(kvd::Job::Status::queued);
+    CHECK(violation("Job", kvd::write_json(queued)) == "");
+    kvd::Job running = job(kvd::Job::Status::running);
+    running.stage = "entries";
+    CHECK(violation("Job", kvd::write_json(running)) == "");
+    CHECK(violation("JobProgress", R"({"stage":"entries","done":1})") == "");
+    for (const std::string& result : {report_with_finding(), kvd::write_rotated({})}) {
+        kvd::Job done = job(kvd::Job::Status::done);
+        done.finished_at.emplace();
+        done.result = result;
+        CHECK(violation("Job", kvd::write_json(done)) == "");
+    }
+    kvd::Job failed = job(kvd::Job::Status::failed);
+    failed.finished_at.emplace();
+    failed.error = full_error();
+    CHECK(violation("Job", kvd::write_json(failed)) == "");
 }
 
 TEST_CASE("every member in an answer's schema is answered") {
@@ -467,6 +510,11 @@ TEST_CASE("every member in an answer's schema is answered") {
     error.items.push_back(full_error());
     CHECK(properties("Problem") == members_of(kvd::write_problem(error, 409, "r")));
     CHECK(properties("ItemError") == members_of(kvd::write_problem(error, 409, "r"), "errors"));
+    CHECK(properties("Job") == members_of(kvd::write_json(job(kvd::Job::Status::queued))));
+    CHECK(properties("VerifyReport") == members_of(report_with_finding()));
+    CHECK(properties("Finding") == members_of(report_with_finding(), "findings"));
+    CHECK(properties("MasterKeyForgotten") == members_of(kvd::write_forgotten({"k"}, 0)));
+    CHECK(properties("DataKeyRotated") == members_of(kvd::write_rotated({})));
 }
 
 TEST_CASE("every example fits its schema") {
@@ -497,7 +545,8 @@ TEST_CASE("every example of a request body is one that kvd reads") {
     std::string_view source = kvd::web::openapi_json();
     for (const kvd::Route& route : kvd::route_table()) {
         const Node* body = operation_of(route)->find("requestBody");
-        CHECK((body != nullptr) == (route.has_body && std::string_view(route.operation) != "namespace.restore"));
+        bool takes_nothing = is_one_of(route.operation, {"namespace.restore", "namespace.rotate-key"});
+        CHECK((body != nullptr) == (route.has_body && !takes_nothing));
         if (!body) continue;
         CHECK((at(*body, "required").text == "true") == route.needs_body);
         const Node& rules = resolve(at(at(at(*body, "content"), "application/json"), "schema"));
@@ -511,7 +560,8 @@ TEST_CASE("every example of a request body is one that kvd reads") {
             match.ns = "app~ns";
             if (std::string_view(route.operation) == "namespace.create") match.ns.clear();
             CAPTURE(std::string(route.operation));
-            CHECK(route.parse(match, request));
+            if (route.parse) CHECK(route.parse(match, request));
+            else CHECK(kvd::parse_admin_request(match, request));
         }
     }
 }

@@ -106,10 +106,20 @@ kv::EntryReply entry_reply(std::string_view value = "v") {
 
 TEST_CASE("every route is found by its own pattern") {
     for (const kvd::Route& route : kvd::route_table()) {
-        CAPTURE(route.pattern);
-        auto found = kvd::match_route(route.method, route.pattern);
+        CAPTURE(std::string(route.pattern));
+        auto found = kvd::match_route(route.method, route.pattern, route.listener);
         REQUIRE(std::holds_alternative<kvd::RouteMatch>(found));
         CHECK(std::get<kvd::RouteMatch>(found).route == &route);
+    }
+}
+
+TEST_CASE("no route is found on the other listener") {
+    for (const kvd::Route& route : kvd::route_table()) {
+        CAPTURE(std::string(route.pattern));
+        const bool is_admin = route.listener == kvd::ListenerKind::admin;
+        auto found = kvd::match_route(route.method, route.pattern, is_admin ? kvd::ListenerKind::api : kvd::ListenerKind::admin);
+        REQUIRE(std::holds_alternative<kvd::NoRoute>(found));
+        CHECK(std::get<kvd::NoRoute>(found).error.code == kv::Errc::not_found);
     }
 }
 

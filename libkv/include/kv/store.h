@@ -126,6 +126,9 @@ public:
 
     // ---- what an operator does with a running store: each needs kv-admin on everything and is recorded ----
 
+    // Whether the actor may do all of this, for what a front end adds to it: Errc::permission_denied if not. Recorded as
+    // `operation` either way.
+    Result<void> may_administer(const Actor& actor, AuditAction action, std::string_view operation);
     // See kv/admin.h. On the calling thread, for as long as it takes.
     Result<VerifyReport> verify(const Actor& actor, const VerifyOptions& options);
     // The reader must go before the store does.

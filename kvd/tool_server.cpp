@@ -1,0 +1,339 @@
+#include "kvd/tool_server.h"
+
+#include <fcntl.h>
+#include <sys/file.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <chrono>
+#include <cstdio>
+#include <cstring>
+#include <filesystem>
+#include <optional>
+#include <string_view>
+#include <thread>
+#include <utility>
+
+#include "json/json.h"
+#include "kv/admin.h"
+#include "kvd/files.h"
+#include "kvd/http_client.h"
+#include "kvd/tool_verify.h"
+#include "text.h"
+
+namespace kvd {
+namespace {
+
+using kv::Errc;
+using kv::Error;
+using kv::Result;
+using kv::json::Kind;
+using kv::json::Node;
+
+constexpr const char* admin_path = "/api/v1/kv/admin";
+// Each question is a row in the audit log.
+constexpr std::chrono::milliseconds poll_first(100);
+constexpr std::chrono::milliseconds poll_last(5000);
+
+int fail(ExitCode code, const std::string& message) {
+    std::fprintf(stderr, "kvd: %s\n", message.c_str());
+    return code;
+}
+
+int finish(ExitCode code) { return std::fflush(stdout) == 0 ? code : fail(exit_internal, "cannot write to stdout"); }
+
+// What went wrong on the way, and what to exit with.
+struct Failure {
+    ExitCode code;
+    std::string message;
+};
+template <class T>
+using Outcome = std::variant<T, Failure>;
+
+Failure failure_of(const Error& error) {
+    return {error.code == Errc::invalid_request ? exit_config : exit_internal, error.message};
+}
+
+int fail(const Failure& failure) { return fail(failure.code, failure.message); }
+
+Outcome<std::unique_ptr<HttpClient>> connect(const Command& command, SecretVariables& secrets) {
+    auto server = HttpClient::parse_url(command.server);
+    if (!server) return Failure{exit_usage, "--server: " + server.error().message};
+    if (!secrets.token) return Failure{exit_config, "KVD_TOKEN must hold a token that may do kv-admin"};
+    return std::make_unique<HttpClient>(*std::move(server), *std::move(secrets.token));
+}
+
+std::string text_of(const Node& object, std::string_view name) {
+    const Node* member = object.find(name);
+    return member != nullptr && member->kind != Kind::null ? member->text : std::string();
+}
+
+std::uint64_t number_of(const Node& object, std::string_view name) {
+    const Node* member = object.find(name);
+    const auto number =
+        member != nullptr && member->kind == Kind::number ? kv::json::to_integer(*member) : std::nullopt;
+    return static_cast<std::uint64_t>(number.value_or(0));
+}
+
+Failure failure_of(const HttpClient::Answer& answer) {
+    ExitCode code = exit_internal;
+    if (answer.status == 401 || answer.status == 403) code = exit_config;
+    if (answer.status == 400 || answer.status == 404) code = exit_usage;
+    const auto problem = kv::json::parse(answer.body);
+    if (!problem || problem->kind != Kind::object)
+        return {code, "the server answered " + std::to_string(answer.status)};
+    return {code, text_of(*problem, "code") + ": " + text_of(*problem, "detail")};
+}
+
+// An answer of the wanted status, as JSON.
+Outcome<Node> ask(HttpClient& client, unsigned wanted, std::string_view method, const std::string& target,
+                  const std::string* body = nullptr) {
+    auto answer = client.request(method, target, body);
+    if (!answer) return failure_of(answer.error());
+    if (answer->status != wanted) return failure_of(*answer);
+    auto parsed = kv::json::parse(answer->body);
+    if (!parsed || parsed->kind != Kind::object)
+        return Failure{exit_internal, "the server's answer is not what a kvd says"};
+    return *std::move(parsed);
+}
+
+void show_progress(const Node& job, std::string& shown) {
+    const Node* progress = job.find("progress");
+    if (progress == nullptr || progress->kind != Kind::object) return;
+    const std::string line = text_of(*progress, "stage") + " " + std::to_string(number_of(*progress, "done"));
+    if (line == std::exchange(shown, line)) return;
+    std::fprintf(stderr, "kvd: %s\n", line.c_str());
+}
+
+// Asks for the job until it ends: gives it, done.
+Outcome<Node> await(HttpClient& client, const Node& started) {
+    const std::string target = std::string(admin_path) + "/jobs/" + text_of(started, "id");
+    std::string shown;
+    for (std::chrono::milliseconds pause = poll_first;; pause = std::min(pause * 2, poll_last)) {
+        Outcome<Node> job = ask(client, 200, "GET", target);
+        if (std::holds_alternative<Failure>(job)) return job;
+        const Node& state = std::get<Node>(job);
+        const std::string status = text_of(state, "status");
+        if (status == "done") return job;
+        if (status == "failed") {
+            const Node* problem = state.find("error");
+            return Failure{exit_internal, problem != nullptr && problem->kind == Kind::object
+                                              ? text_of(*problem, "code") + ": " + text_of(*problem, "detail")
+                                              : "the job failed"};
+        }
+        show_progress(state, shown);
+        std::this_thread::sleep_for(pause);
+    }
+}
+
+// ---- verify ----
+
+Outcome<std::string> verify_body(const std::vector<std::string>& logs) {
+    const auto anchors = read_anchors(logs);
+    if (!anchors) return Failure{exit_config, anchors.error().message};
+    kv::json::Writer out;
+    out.begin_object();
+    if (!anchors->empty()) {
+        out.key("anchors");
+        out.begin_array();
+        for (const kv::AuditHead& head : *anchors) {
+            out.begin_object();
+            out.member("stream", head.stream.to_string());
+            out.member("sequence", head.sequence);
+            out.member("mac", kv::hex_encode({reinterpret_cast<const char*>(head.mac.data()), head.mac.size()}));
+            out.end_object();
+        }
+        out.end_array();
+    }
+    out.end_object();
+    return out.take();
+}
+
+kv::VerifyReport report_of(const Node& result) {
+    kv::VerifyReport report;
+    report.findings_total = number_of(result, "findingsTotal");
+    report.keys = number_of(result, "keys");
+    report.namespaces = number_of(result, "namespaces");
+    report.streams = number_of(result, "streams");
+    report.audit_rows = number_of(result, "auditRows");
+    report.entries = number_of(result, "entries");
+    report.versions = number_of(result, "versions");
+    report.values_opened = number_of(result, "valuesOpened");
+    if (const Node* findings = result.find("findings"))
+        for (const Node& item : findings->items) {
+            kv::Finding& finding = report.findings.emplace_back();
+            finding.kind = text_of(item, "kind");
+            finding.message = text_of(item, "message");
+        }
+    if (const Node* notes = result.find("notes"))
+        for (const Node& note : notes->items) report.notes.push_back(note.text);
+    return report;
+}
+
+int print(const kv::VerifyReport& report) {
+    for (const kv::Finding& finding : report.findings)
+        std::printf("%s: %s\n", finding.kind.c_str(), finding.message.c_str());
+    if (report.findings_total > report.findings.size())
+        std::printf("and %llu more\n", static_cast<unsigned long long>(report.findings_total - report.findings.size()));
+    for (const std::string& note : report.notes) std::printf("note: %s\n", note.c_str());
+    std::printf(
+        "%s: %llu keys, %llu namespaces, %llu audit rows of %llu streams, %llu entries, %llu versions, %llu values "
+        "opened\n",
+        report.is_sound() ? "sound" : "not sound", static_cast<unsigned long long>(report.keys),
+        static_cast<unsigned long long>(report.namespaces), static_cast<unsigned long long>(report.audit_rows),
+        static_cast<unsigned long long>(report.streams), static_cast<unsigned long long>(report.entries),
+        static_cast<unsigned long long>(report.versions), static_cast<unsigned long long>(report.values_opened));
+    return finish(report.is_sound() ? exit_ok : exit_not_good);
+}
+
+// ---- backup ----
+
+// FILE.partial, which becomes FILE when it is whole and on the disk, and goes away otherwise.
+class PartialFile {
+public:
+    explicit PartialFile(std::string path) : path_(std::move(path)), partial_(path_ + ".partial") {}
+    ~PartialFile() {
+        if (descriptor_ < 0) return;
+        if (!is_whole_) ::unlink(partial_.c_str());
+        ::close(descriptor_);
+    }
+    PartialFile(const PartialFile&) = delete;
+    PartialFile& operator=(const PartialFile&) = delete;
+
+    Result<void> open() {
+        if (std::error_code error; std::filesystem::exists(path_, error))
+            return Error{Errc::invalid_request, path_ + " exists already"};
+        const int descriptor = ::open(partial_.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+        if (descriptor < 0) return fault("cannot make " + partial_);
+        // What a run that was killed left behind is ours to overwrite; what another run writes is not.
+        if (::flock(descriptor, LOCK_EX | LOCK_NB) != 0 || ::ftruncate(descriptor, 0) != 0) {
+            Error error = fault("cannot write " + partial_);
+            ::close(descriptor);
+            return error;
+        }
+        descriptor_ = descriptor;
+        return {};
+    }
+
+    Result<void> write(std::string_view bytes) {
+        while (!bytes.empty()) {
+            const ssize_t written = ::write(descriptor_, bytes.data(), bytes.size());
+            if (written < 0 && errno == EINTR) continue;
+            if (written < 0) return fault("cannot write " + partial_);
+            bytes.remove_prefix(static_cast<std::size_t>(written));
+            size_ += static_cast<std::uint64_t>(written);
+        }
+        return {};
+    }
+
+    Result<void> finish() {
+        if (::fsync(descriptor_) != 0) return fault("cannot write " + partial_ + " to the disk");
+        // link(), unlike rename(), replaces nothing that came meanwhile.
+        if (::link(partial_.c_str(), path_.c_str()) != 0) return fault("cannot name the backup " + path_);
+        is_whole_ = true;
+        ::unlink(partial_.c_str());
+        return sync_folder();
+    }
+
+    std::uint64_t size() const { return size_; }
+
+private:
+    static Error fault(const std::string& what) { return {Errc::invalid_request, what + ": " + std::strerror(errno)}; }
+
+    Result<void> sync_folder() const {
+        const auto folder = std::filesystem::path(path_).parent_path();
+        const int descriptor = ::open(folder.empty() ? "." : folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+        const bool is_synced = descriptor >= 0 && ::fsync(descriptor) == 0;
+        Error error = fault("cannot write the folder of " + path_ + " to the disk");
+        if (descriptor >= 0) ::close(descriptor);
+        if (!is_synced) return error;
+        return {};
+    }
+
+    const std::string path_, partial_;
+    int descriptor_ = -1;
+    bool is_whole_ = false;
+    std::uint64_t size_ = 0;
+};
+
+// A namespace as one segment of a path.
+std::string encode_segment(std::string_view text) {
+    std::string out;
+    for (const char letter : text) {
+        const bool is_plain = (letter >= 'a' && letter <= 'z') || (letter >= 'A' && letter <= 'Z') ||
+                              (letter >= '0' && letter <= '9') || std::strchr("-._~", letter) != nullptr;
+        if (is_plain && letter != '\0') {
+            out += letter;
+        } else {
+            out += "%" + kv::hex_encode({&letter, 1});
+        }
+    }
+    return out;
+}
+
+}  // namespace
+
+int run_server_verify(const Command& command, SecretVariables secrets) {
+    auto client = connect(command, secrets);
+    if (const auto* failure = std::get_if<Failure>(&client)) return fail(*failure);
+    HttpClient& http = *std::get<0>(client);
+    const auto body = verify_body(command.anchors);
+    if (const auto* failure = std::get_if<Failure>(&body)) return fail(*failure);
+    const auto started = ask(http, 202, "POST", std::string(admin_path) + "/verify", &std::get<std::string>(body));
+    if (const auto* failure = std::get_if<Failure>(&started)) return fail(*failure);
+    const auto job = await(http, std::get<Node>(started));
+    if (const auto* failure = std::get_if<Failure>(&job)) return fail(*failure);
+    const Node* result = std::get<Node>(job).find("result");
+    if (result == nullptr || result->kind != Kind::object) return fail(exit_internal, "the job has no result");
+    return print(report_of(*result));
+}
+
+int run_server_backup(const Command& command, SecretVariables secrets) {
+    auto client = connect(command, secrets);
+    if (const auto* failure = std::get_if<Failure>(&client)) return fail(*failure);
+    PartialFile file(command.file);
+    if (const auto opened = file.open(); !opened) return fail(exit_config, opened.error().message);
+    const auto answer = std::get<0>(client)->download(std::string(admin_path) + "/backup",
+                                                      [&file](std::string_view piece) { return file.write(piece); });
+    if (!answer) return fail(failure_of(answer.error()));
+    if (answer->status != 200) return fail(failure_of(*answer));
+    if (const auto finished = file.finish(); !finished) return fail(exit_config, finished.error().message);
+    std::printf("%s: %llu bytes\n", command.file.c_str(), static_cast<unsigned long long>(file.size()));
+    return finish(exit_ok);
+}
+
+int run_server_rotate_data_key(const Command& command, SecretVariables secrets) {
+    auto client = connect(command, secrets);
+    if (const auto* failure = std::get_if<Failure>(&client)) return fail(*failure);
+    HttpClient& http = *std::get<0>(client);
+    const std::string body = "{}";
+    const auto started =
+        ask(http, 202, "POST", std::string(admin_path) + "/rotate-data-key/" + encode_segment(command.ns), &body);
+    if (const auto* failure = std::get_if<Failure>(&started)) return fail(*failure);
+    if (!command.waits) {
+        std::printf("%s has a new data key; its values are being sealed anew\n", command.ns.c_str());
+        return finish(exit_ok);
+    }
+    const auto job = await(http, std::get<Node>(started));
+    if (const auto* failure = std::get_if<Failure>(&job)) return fail(*failure);
+    std::printf("%s has a new data key, and its values are sealed by it\n", command.ns.c_str());
+    return finish(exit_ok);
+}
+
+int run_server_forget_master_key(const Command& command, SecretVariables secrets) {
+    auto client = connect(command, secrets);
+    if (const auto* failure = std::get_if<Failure>(&client)) return fail(*failure);
+    kv::json::Writer body;
+    body.begin_object();
+    body.member("keyId", command.key_id);
+    body.end_object();
+    const std::string text = body.take();
+    const auto answer = ask(*std::get<0>(client), 200, "POST", std::string(admin_path) + "/forget-master-key", &text);
+    if (const auto* failure = std::get_if<Failure>(&answer)) return fail(*failure);
+    std::printf("master key %s opens nothing any more: %llu wraps dropped\n", command.key_id.c_str(),
+                static_cast<unsigned long long>(number_of(std::get<Node>(answer), "wrapsDropped")));
+    return finish(exit_ok);
+}
+
+}  // namespace kvd
