@@ -252,6 +252,7 @@ class Rotation(unittest.TestCase):
         self.until_jobs_are_done()
         kvd.stop()
         self.what_is_stored()
+        self.verify("at the end")
         counts = sum((client.counts for client in clients), collections.Counter())
         generations = max(row[2] for row in self.keys())
         print(f"{dict(counts)}, {masters} changes of the master key, data keys of generation {generations}", flush=True)
@@ -273,6 +274,8 @@ class Rotation(unittest.TestCase):
         kvd.stop()
         if self.operator.previous is None:
             self.operator.previous, self.operator.current = self.operator.current, make_key()
+        # Rows of both ages, whose change was cut short somewhere.
+        self.verify("before the last change")
         kvd = self.start()
         old = run("key-id", environment={"KV_MASTER_KEY": self.operator.previous}).stdout.strip()
         until(lambda: any(f"kvd forget-master-key {old}" in entry["message"] for entry in kvd.log()), "every key is wrapped")
@@ -297,6 +300,10 @@ class Rotation(unittest.TestCase):
             generations = collections.Counter(row[1] for row in self.keys() if row[0] == 6)
             return len(generations) == 3 and set(generations.values()) == {1}
         until(one_generation_each, "one key to a namespace", 60)
+
+    def verify(self, when):
+        verified = run("verify", "--storage", self.operator.storage, environment=self.operator.environment(), patience=120)
+        self.assertEqual(verified.returncode, 0, f"{when}: {verified.stdout} {verified.stderr}")
 
     def what_is_stored(self):
         wraps = {(row[3], row[4]) for row in self.keys()}
