@@ -20,15 +20,20 @@ int fail(ExitCode code, const std::string& message) {
     return code;
 }
 
+// From the variable `name`, or the file that the variable `name`_FILE names; empty if neither is set.
+kv::Result<std::optional<kv::SecretBytes>> read_key(const std::string& name, const std::optional<kv::SecretBytes>& text,
+                                                    const std::optional<std::string>& file) {
+    if (text && file) return missing("both " + name + " and " + name + "_FILE are set: unset one");
+    if (!text && !file) return std::optional<kv::SecretBytes>();
+    auto key = file ? kv::read_master_key_file(*file) : kv::parse_master_key(text->reveal());
+    if (key) return std::optional(*std::move(key));
+    if (text) key.error().message = name + ": " + key.error().message;
+    return std::move(key).error();
+}
+
 kv::Result<kv::SecretBytes> load_key(const Settings& settings, const SecretVariables& variables) {
-    if (variables.master_key && variables.master_key_file)
-        return missing("both KV_MASTER_KEY and KV_MASTER_KEY_FILE are set: unset one");
-    if (variables.master_key_file) return kv::read_master_key_file(*variables.master_key_file);
-    if (variables.master_key) {
-        auto key = kv::parse_master_key(variables.master_key->reveal());
-        if (!key) key.error().message = "KV_MASTER_KEY: " + key.error().message;
-        return key;
-    }
+    KV_TRY(auto given, read_key("KV_MASTER_KEY", variables.master_key, variables.master_key_file));
+    if (given) return *std::move(given);
     if (settings.dev) {
         if (settings.storage != "memory:")
             return missing("--dev would make up a key that opens " + settings.storage +
@@ -51,10 +56,22 @@ kv::Result<std::optional<TokenHash>> root_hash(const SecretVariables& variables)
 
 }  // namespace
 
+kv::Result<std::shared_ptr<kv::KeyProvider>> load_master_key(const SecretVariables& variables) {
+    KV_TRY(kv::SecretBytes key, load_key({}, variables));
+    return kv::make_fixed_key(std::move(key));
+}
+
+kv::Result<std::shared_ptr<kv::KeyProvider>> load_previous_key(const SecretVariables& variables) {
+    KV_TRY(auto key, read_key("KV_MASTER_KEY_PREVIOUS", variables.previous_master_key, variables.previous_master_key_file));
+    if (!key) return std::shared_ptr<kv::KeyProvider>();
+    return kv::make_fixed_key(*std::move(key));
+}
+
 kv::Result<ServeSecrets> load_secrets(const Settings& settings, SecretVariables variables) {
     ServeSecrets secrets;
     KV_TRY(kv::SecretBytes key, load_key(settings, variables));
     secrets.keys = kv::make_fixed_key(std::move(key));
+    KV_TRY(secrets.previous_keys, load_previous_key(variables));
 
     TokenStore::Source source{.path = settings.tokens, .root_token = {}};
     KV_TRY(source.root_token, root_hash(variables));
@@ -68,11 +85,6 @@ kv::Result<ServeSecrets> load_secrets(const Settings& settings, SecretVariables 
             "nobody could log in: set KVD_ROOT_TOKEN (32 characters or more), or name a file with --tokens whose lines "
             "`kvd token` makes");
     return secrets;
-}
-
-kv::Result<std::shared_ptr<kv::KeyProvider>> load_master_key(const SecretVariables& variables) {
-    KV_TRY(kv::SecretBytes key, load_key({}, variables));
-    return kv::make_fixed_key(std::move(key));
 }
 
 int run_keygen(const Command& command) {

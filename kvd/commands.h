@@ -10,7 +10,8 @@ namespace kvd {
 
 // What `kvd serve` needs besides settings: never printed, never logged.
 struct ServeSecrets {
-    std::shared_ptr<kv::KeyProvider> keys;  // shared with the store it opens
+    std::shared_ptr<kv::KeyProvider> keys;           // shared with the store it opens
+    std::shared_ptr<kv::KeyProvider> previous_keys;  // null: there are none
     std::unique_ptr<TokenStore> tokens;
     kv::SecretBytes dev_token;  // made up for --dev; empty otherwise
 };
@@ -20,6 +21,8 @@ kv::Result<ServeSecrets> load_secrets(const Settings& settings, SecretVariables 
 
 // The master key, for a tool.
 kv::Result<std::shared_ptr<kv::KeyProvider>> load_master_key(const SecretVariables& variables);
+// The one before, while it is being changed; null if none is given.
+kv::Result<std::shared_ptr<kv::KeyProvider>> load_previous_key(const SecretVariables& variables);
 
 // Each gives the exit code.
 int run_keygen(const Command& command);

@@ -120,10 +120,12 @@ public:
             ->take_all();
         token_->add_option("--expires-at", command_.expires_at, "RFC 3339 time at which it ends (never)");
         add_backup();
+        add_key_commands();
         routes_ = app_.add_subcommand("routes", "Print the table of routes as JSON");
         routes_->group("");  // for tests and tools: not in the help
         app_.footer(
             "The master key comes from KV_MASTER_KEY (base64 or hex) or the file that KV_MASTER_KEY_FILE names.\n"
+            "While it is being changed the one before comes from KV_MASTER_KEY_PREVIOUS or KV_MASTER_KEY_PREVIOUS_FILE.\n"
             "KVD_ROOT_TOKEN (32 characters or more) gives one token every permission.");
     }
 
@@ -152,12 +154,12 @@ public:
     const Layer& flags() const { return flags_; }
 
     Command take() {
-        command_.kind = keygen_->parsed()      ? Command::Kind::keygen
-                        : token_->parsed()     ? Command::Kind::token
-                        : backup_->parsed()    ? Command::Kind::backup
-                        : restore_->parsed()   ? Command::Kind::restore
-                        : new_epoch_->parsed() ? Command::Kind::new_epoch
-                                               : Command::Kind::serve;
+        command_.kind = keygen_->parsed()  ? Command::Kind::keygen
+                        : token_->parsed() ? Command::Kind::token
+                        : key_id_->parsed() ? Command::Kind::key_id
+                        : check_key_->parsed() ? Command::Kind::check_key
+                        : forget_master_key_->parsed() ? Command::Kind::forget_master_key
+                                           : Command::Kind::serve;
         return std::move(command_);
     }
 
@@ -198,6 +200,19 @@ private:
         add_storage(new_epoch_, "A storage that nobody serves [KVD_STORAGE]");
     }
 
+    // What is done with the master key while nobody serves the store.
+    void add_key_commands() {
+        const auto add_storage = [this](CLI::App* command) {
+            command->add_option("--storage", command_.storage, "The store [KVD_STORAGE] (sqlite:kv.db)")->type_name("URI");
+        };
+        key_id_ = app_.add_subcommand("key-id", "Print the id of the master key");
+        check_key_ = app_.add_subcommand("check-key", "Try whether the master key opens a store, all of it");
+        add_storage(check_key_);
+        forget_master_key_ = app_.add_subcommand("forget-master-key", "Drop what an old master key still opens");
+        forget_master_key_->add_option("key-id", command_.key_id, "Which one: see kvd check-key")->required();
+        add_storage(forget_master_key_);
+    }
+
     static Command printed(std::string text) {
         Command command;
         command.kind = Command::Kind::print;
@@ -213,6 +228,9 @@ private:
     CLI::App* restore_ = nullptr;
     CLI::App* new_epoch_ = nullptr;
     CLI::App* routes_ = nullptr;
+    CLI::App* key_id_ = nullptr;
+    CLI::App* check_key_ = nullptr;
+    CLI::App* forget_master_key_ = nullptr;
     bool print_version_ = false;
     std::string config_;
     Layer flags_;
@@ -279,12 +297,12 @@ std::variant<Command, ConfigError> parse_command(const std::vector<std::string>&
     Command command = line.take();
     std::optional<ConfigError> error;
     if (command.kind == Command::Kind::serve) error = read_settings(line, environment, command.settings);
+    if (command.kind == Command::Kind::token) error = check_token_command(command);
+    if (error) return *std::move(error);
     if (command.storage.empty()) {
         const auto variable = environment.find("KVD_STORAGE");
         command.storage = variable != environment.end() ? variable->second : "sqlite:kv.db";
     }
-    if (command.kind == Command::Kind::token) error = check_token_command(command);
-    if (error) return *std::move(error);
     return command;
 }
 
@@ -310,9 +328,15 @@ SecretVariables SecretVariables::take() {
     };
     SecretVariables secrets;
     secrets.master_key = take_one("KV_MASTER_KEY");
+    secrets.previous_master_key = take_one("KV_MASTER_KEY_PREVIOUS");
     secrets.root_token = take_one("KVD_ROOT_TOKEN");
-    if (const char* path = std::getenv("KV_MASTER_KEY_FILE"); path != nullptr && *path != '\0')
-        secrets.master_key_file = path;
+    const auto read_path = [](const char* name) -> std::optional<std::string> {
+        const char* path = std::getenv(name);
+        if (path == nullptr || *path == '\0') return std::nullopt;
+        return path;
+    };
+    secrets.master_key_file = read_path("KV_MASTER_KEY_FILE");
+    secrets.previous_master_key_file = read_path("KV_MASTER_KEY_PREVIOUS_FILE");
     return secrets;
 }
 

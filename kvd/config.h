@@ -15,8 +15,8 @@
 
 namespace kvd {
 
-// sysexits.h, as far as we tell failures apart. Not good: a tool looked, and what it saw is no good.
-enum ExitCode : int { exit_ok = 0, exit_not_good = 1, exit_usage = 64, exit_internal = 70, exit_config = 78 };
+// sysexits.h, as far as we tell failures apart; 1: looked, and it is not good.
+enum ExitCode : int { exit_ok = 0, exit_bad = 1, exit_usage = 64, exit_internal = 70, exit_config = 78 };
 
 // Everything `kvd serve` can be told. config.cpp holds one row for each, with its limits.
 struct Settings {
@@ -48,16 +48,17 @@ struct Settings {
 
 // A command line that was understood.
 struct Command {
-    enum class Kind : std::uint8_t { serve, keygen, token, backup, restore, new_epoch, print };
+    enum class Kind : std::uint8_t { serve, keygen, token, print, key_id, check_key, forget_master_key, backup, restore, new_epoch };
     Kind kind = Kind::serve;
     Settings settings;                // serve
     std::string out;                  // keygen: a file; empty: stdout
     std::string user;                 // token
     std::vector<std::string> grants;  // token
     std::string expires_at;           // token
-    std::string storage;              // backup, restore, new_epoch
     std::string file;                 // backup: to be made; restore: to be read; "-": stdout, stdin
     std::string text;                 // print: help or version
+    std::string storage;              // check-key, forget-master-key
+    std::string key_id;               // forget-master-key
 };
 
 // Why there is none: one line for stderr, and what to exit with.
@@ -81,6 +82,8 @@ struct SecretVariables {
     std::optional<kv::SecretBytes> master_key;   // KV_MASTER_KEY
     std::optional<kv::SecretBytes> root_token;   // KVD_ROOT_TOKEN
     std::optional<std::string> master_key_file;  // KV_MASTER_KEY_FILE, which is no secret
+    std::optional<kv::SecretBytes> previous_master_key;   // KV_MASTER_KEY_PREVIOUS
+    std::optional<std::string> previous_master_key_file;  // KV_MASTER_KEY_PREVIOUS_FILE
 
     static SecretVariables take();
 };

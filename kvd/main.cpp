@@ -19,6 +19,7 @@
 #include "kvd/service.h"
 #include "kvd/session.h"
 #include "kvd/tool_backup.h"
+#include "kvd/tool_keys.h"
 #include "text.h"
 
 namespace kvd {
@@ -67,8 +68,8 @@ Server::Options server_options(const Settings& settings) {
     return options;
 }
 
-void warn_of_open_files(const Settings& settings, const std::string& key_file, Log& log) {
-    for (const std::string& path : {settings.tokens, key_file})
+void warn_of_open_files(const std::vector<std::string>& paths, Log& log) {
+    for (const std::string& path : paths)
         if (!path.empty() && is_open_to_others(path))
             log.warning("a file of secrets is open to other users: chmod 600", {{"file", path}});
 }
@@ -116,20 +117,22 @@ void announce(const Endpoint& api, const kv::SecretBytes& dev_token) {
 }
 
 int serve(const Settings& settings, SecretVariables variables) {
-    const std::string key_file = variables.master_key_file.value_or(std::string());
+    const std::vector<std::string> secret_files = {settings.tokens, variables.master_key_file.value_or(""),
+                                                   variables.previous_master_key_file.value_or("")};
     auto secrets = load_secrets(settings, std::move(variables));
     if (!secrets) return fail(exit_config, secrets.error().message);
     if (settings.check_config) return fail(exit_ok, "the configuration is good");
 
     raise_descriptor_limit();
     Log log(settings.log_level, settings.log_format);
-    warn_of_open_files(settings, key_file, log);
+    warn_of_open_files(secret_files, log);
     Metrics metrics;
     const SessionLimits limits = session_limits(settings);
     Server server(server_options(settings), limits, metrics, log);
 
     kv::Options options = settings.store;
     options.keys = secrets->keys;
+    options.previous_keys = secrets->previous_keys;
     options.log = [&log](kv::LogLevel level, std::string_view message) { log.write(level, message); };
     auto store = kv::open(settings.storage, std::move(options));
     if (!store) return fail(exit_code_of(store.error().code), settings.storage + ": " + store.error().message);
@@ -155,6 +158,8 @@ int serve(const Settings& settings, SecretVariables variables) {
                          {"storage", settings.storage.substr(0, settings.storage.find(':'))},
                          {"keyId", kv.key_id()},
                          {"crypto", std::string(kv.crypto_backend())}});
+    if (secrets->previous_keys)
+        log.info("the master key is being changed: both open the store", {{"keyId", kv.key_id()}, {"previousKeyId", key_id_of(*secrets->previous_keys)}});
     announce(*listening, secrets->dev_token);
     secrets->dev_token.reset();
 
@@ -192,6 +197,12 @@ int run(const std::vector<std::string>& arguments) {
             return run_restore(command, std::move(secrets));
         case Command::Kind::new_epoch:
             return run_new_epoch(command, std::move(secrets));
+        case Command::Kind::key_id:
+            return run_key_id(secrets);
+        case Command::Kind::check_key:
+            return run_check_key(command, secrets);
+        case Command::Kind::forget_master_key:
+            return run_forget_master_key(command, secrets);
         case Command::Kind::serve:
             break;
     }

@@ -4,6 +4,7 @@
 #include <charconv>
 #include <chrono>
 #include <cstdint>
+#include <filesystem>
 #include <initializer_list>
 #include <utility>
 
@@ -39,14 +40,29 @@ Set text(std::string Settings::*member) {
     };
 }
 
-Set flag(bool Settings::*member) {
-    return [member](Settings& settings, const std::string& value) -> Problem {
+template <class Access>
+Set flag_at(Access access) {
+    return [access](Settings& settings, const std::string& value) -> Problem {
         if (value == "true" || value == "1")
-            settings.*member = true;
+            access(settings) = true;
         else if (value == "false" || value == "0")
-            settings.*member = false;
+            access(settings) = false;
         else
             return "must be true or false";
+        return {};
+    };
+}
+
+Set flag(bool Settings::*member) {
+    return flag_at([member](Settings& settings) -> bool& { return settings.*member; });
+}
+
+template <class Access>
+Set folder(Access access) {
+    return [access](Settings& settings, const std::string& value) -> Problem {
+        std::error_code error;
+        if (!std::filesystem::is_directory(value, error)) return "must be a folder that exists";
+        access(settings) = value;
         return {};
     };
 }
@@ -55,7 +71,7 @@ Set flag(bool Settings::*member) {
 template <class Access>
 Set number(Access access, std::uint64_t min, std::uint64_t max) {
     return [=](Settings& settings, const std::string& value) -> Problem {
-        const auto parsed = parse_with_unit(value, {{"", 1}, {"KiB", 1u << 10}, {"MiB", 1u << 20}});
+        const auto parsed = parse_with_unit(value, {{"", 1}, {"KiB", 1u << 10}, {"MiB", 1u << 20}, {"GiB", 1u << 30}});
         if (!parsed || *parsed < min || *parsed > max)
             return "must be a number from " + std::to_string(min) + " to " + std::to_string(max);
         auto& target = access(settings);
@@ -117,7 +133,7 @@ Set limit(Access access) {
 
 const std::vector<Setting>& settings_table() {
     constexpr std::uint64_t day = 86'400'000, year = 366 * day, minute = 60'000;
-    constexpr std::uint64_t gibibyte = 1u << 30;
+    constexpr std::uint64_t gibibyte = 1ull << 30;
     static const std::vector<Setting> table = {
         {"listen", "ADDRESS:PORT", "Where the API listens; port 0 picks a free one (127.0.0.1:8420)", false,
          endpoint(&Settings::listen, false)},
@@ -142,6 +158,21 @@ const std::vector<Setting>& settings_table() {
         {"dev", nullptr, "Make up a key and a token, keep everything in memory: not for production", false,
          flag(&Settings::dev)},
 
+        {"audit-retention", "TIME", "Audit rows stay for (90d)", false,
+         duration(KVD_MEMBER(store.audit_retention), minute, 100 * year)},
+        {"audit-archive", "FOLDER", "Append audit rows to JSON lines files here before they are removed (none)", false,
+         folder(KVD_MEMBER(store.audit_archive))},
+        {"disk-free-min", "N", "Refuse writes when the disk has less room; 0: never (an eighth of it, 256MiB at most)", false,
+         number(KVD_MEMBER(store.disk_free_min), 0, 1024 * gibibyte)},
+        {"trust-clock", nullptr, "The clock is right, however far the store's last change lies back or ahead: say it once",
+         false, flag_at(KVD_MEMBER(store.trust_clock))},
+
+        {"audit-bytes-max", "N", "Remove the oldest audit rows beyond this size; 0: never (0)", true,
+         number(KVD_MEMBER(store.audit_bytes_max), 0, 1024 * gibibyte)},
+        {"denial-window", "TIME", "Equal denials of one caller are one row for so long; 0: each is one (10s)", true,
+         duration(KVD_MEMBER(store.denial_window), 0, day)},
+        {"clock-gap-max", "TIME", "A last change longer ago than this makes the clock suspect (30d)", true,
+         duration(KVD_MEMBER(store.clock_gap_max), minute, 100 * year)},
         {"idle-timeout", "TIME", "A connection may be idle so long (60s)", true,
          duration(KVD_MEMBER(idle_timeout), 10, day)},
         {"header-timeout", "TIME", "A header must arrive within (10s)", true,
@@ -182,6 +213,10 @@ const std::vector<Setting>& settings_table() {
          duration(KVD_MEMBER(store.tombstone_retention), minute, 10 * year)},
         {"maintenance-interval", "TIME", "How often expired entries are looked for (500ms)", true,
          duration(KVD_MEMBER(store.maintenance_interval), 10, day)},
+        {"seals-per-key", "N", "A data key is replaced by itself after so many values sealed (2^30)", true,
+         number(KVD_MEMBER(store.seals_per_key), 1, gibibyte)},
+        {"key-retirement", "TIME", "A data key that seals nothing any more is kept for (60s)", true,
+         duration(KVD_MEMBER(store.key_retirement), 0, day)},
         {"readers", "N", "Connections that read the storage at a time (4)", true,
          number(KVD_MEMBER(store.readers), 1, 256)},
         {"read-audit", "WHEN",

@@ -435,6 +435,17 @@ inline std::string audit_fault(Storage& storage, const crypto::Keyring& keys) {
     return "";
 }
 
+// Every finding of a verification, one a line: empty, if the storage is sound.
+inline std::string verify_fault(Storage& storage, const VerifyOptions& options = {}) {
+    auto keys = make_fixed_key(fixed_key());
+    const auto report = verify(storage, *keys, options);
+    if (!report) return "not verified: " + report.error().message + "\n";
+    std::string out;
+    for (const Finding& finding : report->findings) out += finding.kind + ": " + finding.message + "\n";
+    CHECK(report->is_sound() == out.empty());
+    return out;
+}
+
 inline std::string code_of(const Result<Reply>& reply) { return reply ? "ok" : std::string(code_name(reply.error().code)); }
 template <class T>
 std::string code_of(const Result<T>& reply) {

@@ -15,7 +15,14 @@ constexpr std::size_t heads_named_max = 100;
 
 // Errors that one operation of the group may have caused.
 bool is_worth_halving(const Error& error) {
-    return error.code == Errc::internal || error.code == Errc::integrity || error.code == Errc::namespace_exists;
+    switch (error.code) {
+        case Errc::internal:
+        case Errc::integrity:
+        case Errc::namespace_exists:
+        case Errc::overloaded:  // a data key that may seal no more
+        case Errc::wrong_key: return true;  // a data key that our master keys do not open
+        default: return false;
+    }
 }
 
 }  // namespace
@@ -137,13 +144,7 @@ void CommitQueue::stop() {
 
 void CommitQueue::commit(std::span<std::unique_ptr<GroupItem>> items) {
     Result<void> committed = write(items);
-    if (committed == Errc::storage_full) {
-        if (settings_.on_full) settings_.on_full();
-        for (auto& item : items) {
-            if (std::exchange(item->gives_way, false)) item->reject(committed.error());
-        }
-        committed = write(items);
-    }
+    if (committed == Errc::storage_full) committed = write_without_room(items);
     if (!committed && is_worth_halving(committed.error())) {
         if (items.size() > 1) {
             {
@@ -158,6 +159,19 @@ void CommitQueue::commit(std::span<std::unique_ptr<GroupItem>> items) {
         committed = write(items);
     }
     for (auto& item : items) item->finish(committed);
+}
+
+// What the storage can do without may be all that is in the way. Otherwise those items give way whose callers can be
+// told so, and the others need less.
+Result<void> CommitQueue::write_without_room(std::span<std::unique_ptr<GroupItem>> items) {
+    if (settings_.on_full) settings_.on_full();
+    storage_.idle();
+    Result<void> committed = write(items);
+    if (committed != Errc::storage_full) return committed;
+    for (auto& item : items) {
+        if (std::exchange(item->gives_way, false)) item->reject(committed.error());
+    }
+    return write(items);
 }
 
 Result<void> CommitQueue::write(std::span<std::unique_ptr<GroupItem>> items) {

@@ -117,6 +117,7 @@ private:
     void lead(std::unique_lock<std::mutex>& lock);
     void commit(std::span<std::unique_ptr<GroupItem>> items);
     Result<void> write(std::span<std::unique_ptr<GroupItem>> items);
+    Result<void> write_without_room(std::span<std::unique_ptr<GroupItem>> items);
     Result<void> write_once(std::span<std::unique_ptr<GroupItem>> items);
     Result<void> plan_group(StorageWriter& storage, std::span<std::unique_ptr<GroupItem>> items);
     Result<void> load(StorageWriter& storage, std::span<std::unique_ptr<GroupItem>> items);

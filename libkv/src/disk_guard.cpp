@@ -27,8 +27,13 @@ void DiskGuard::look() {
     const Storage::Stats stats = storage_.stats();
     if (!stats.disk_free_bytes) return;
     adjust_reserve(*stats.disk_free_bytes);
-    // What erased rows left in the database is room as well.
-    enter(judge(*stats.disk_free_bytes + stats.reusable_bytes));
+    // What erased rows left in the database is room as well, and so is the log that a quiet moment gives back: otherwise
+    // writes would come back with it and be refused again a moment later.
+    const std::uint64_t wal = std::min(stats.wal_bytes, free_min_ / 2);
+    // Letting go of what was held back makes no room for writes either.
+    const std::uint64_t room = *stats.disk_free_bytes + stats.reusable_bytes + wal;
+    const std::uint64_t owed = is_held_back_ ? 0 : reserve_bytes_;
+    enter(judge(room > owed ? room - owed : 0));
 }
 
 DiskGuard::State DiskGuard::judge(std::uint64_t room) const {

@@ -5,41 +5,8 @@
 namespace kv {
 namespace {
 
-constexpr std::size_t batch_rows = 512;
-constexpr std::size_t batch_bytes = 1u << 20;
+constexpr std::size_t batch_rows = Steps::batch_rows;
 constexpr std::size_t pages_passed_max = 64;  // of rows that nothing can be done about, in one round
-
-// One batch on its way through the commit queue.
-class StepItem final : public GroupItem {
-public:
-    StepItem(Needs needs, std::function<Result<void>(GroupContext&)> step, std::function<void(Result<void>)> done)
-        : needs_(std::move(needs)), step_(std::move(step)), done_(std::move(done)) {
-        is_alone = true;
-    }
-    void add_needs(Needs& needs) const override {
-        if (!rejection_) needs = needs_;
-    }
-    Result<void> plan(GroupContext& context) override { return rejection_ ? Result<void>{} : step_(context); }
-    void reject(Error error) override { rejection_ = std::move(error); }
-    void finish(const Result<void>& committed) noexcept override { done_(rejection_ ? Result<void>(*rejection_) : committed); }
-
-private:
-    Needs needs_;
-    std::function<Result<void>(GroupContext&)> step_;
-    std::function<void(Result<void>)> done_;
-    std::optional<Error> rejection_;
-};
-
-Needs needs_of(const std::vector<EntryRow>& rows, bool full) {
-    Needs needs;
-    for (const EntryRow& row : rows) {
-        needs.namespaces.push_back(row.ns);
-        (full ? needs.full_entries : needs.entries).push_back({row.ns, row.key_path, {}});
-    }
-    std::sort(needs.namespaces.begin(), needs.namespaces.end());
-    needs.namespaces.erase(std::unique(needs.namespaces.begin(), needs.namespaces.end()), needs.namespaces.end());
-    return needs;
-}
 
 void record_removal(GroupContext& context, const NamespaceRow& ns, std::string_view operation, const EntryRow* row) {
     AuditRecord record = make_record(system_actor(), {AuditAction::delete_, operation, row ? std::string_view(row->key_path) : ""},
@@ -49,18 +16,6 @@ void record_removal(GroupContext& context, const NamespaceRow& ns, std::string_v
         record.version = row->version;
     }
     context.audit.push_back(std::move(record));
-}
-
-// Calls `visit` with each row as it is now, inside the group, if its namespace is sound.
-template <class F>
-Result<void> each(GroupContext& context, const std::vector<EntryRow>& rows, F&& visit) {
-    for (const EntryRow& row : rows) {
-        NamespaceState* ns = context.overlay.find_namespace(row.ns);
-        if (ns == nullptr || !ns->is_intact) continue;
-        EntryState& entry = context.overlay.entry(*ns, row.key_path);
-        if (entry.exists) KV_CHECK(visit(*ns, entry));
-    }
-    return {};
 }
 
 }  // namespace
@@ -73,6 +28,9 @@ Maintenance::Maintenance(Storage& storage, const Vault& vault, CommitQueue& comm
       denials_(denials),
       disk_(disk),
       settings_(std::move(settings)),
+      steps_(storage, commits),
+      rewrapping_(storage, vault.keys(), steps_, settings_.log),
+      rekeying_(storage, vault, steps_, settings_.rekeying),
       audit_(storage, settings_.audit) {
     thread_ = std::thread([this] { run(); });
 }
@@ -103,7 +61,7 @@ void Maintenance::run() {
 }
 
 Result<void> Maintenance::record(AuditRecord record, std::vector<MetaRow> meta) {
-    return commit({}, [&](GroupContext& context) -> Result<void> {
+    return steps_.commit({}, [&](GroupContext& context) -> Result<void> {
         context.overlay.changes().meta = meta;
         context.audit.push_back(record);
         context.audit.back().timestamp = context.plan.now;
@@ -115,6 +73,16 @@ void Maintenance::flush() {
     if (auto written = write_denials(denials_.take_all()); !written && settings_.log) {
         settings_.log(LogLevel::warning, "audit: folded denials could not be written: " + written.error().message);
     }
+}
+
+void Maintenance::rekey() {
+    rekeying_.ask();
+    hurry();
+}
+
+Result<std::uint64_t> Maintenance::forget_master_key(const std::string& key_id) {
+    std::lock_guard round(round_);
+    return rewrapping_.forget(key_id);
 }
 
 void Maintenance::hurry() {
@@ -133,20 +101,6 @@ void Maintenance::stop() {
     wake_.notify_one();
     if (thread_.joinable()) thread_.join();
     purges_.clear();
-}
-
-Result<void> Maintenance::commit(Needs needs, Step step, bool gives_way) {
-    std::atomic<bool> done{false};
-    Result<void> outcome;
-    auto item = std::make_unique<StepItem>(std::move(needs), std::move(step), [&](Result<void> committed) {
-        outcome = std::move(committed);
-        done.store(true, std::memory_order_release);
-        commits_.wake_waiters();
-    });
-    item->gives_way = gives_way;
-    commits_.submit(std::move(item), false);
-    commits_.lead_until(done);
-    return outcome;
 }
 
 Result<bool> Maintenance::run_round() {
@@ -168,7 +122,8 @@ Result<bool> Maintenance::run_round() {
     note(trim_audit(now));
     if (auto measured = measure_lag(now); !measured) note(std::move(measured).error());
     if (settings_.time.judge()) note(sweep(now));
-    note(seal_due());
+    note(rewrapping_.run(now));
+    note(rekeying_.run(now));
     KV_CHECK(failure);
     return done > 0;
 }
@@ -184,14 +139,14 @@ Result<std::size_t> Maintenance::sweep(Time now) {
 
 Result<std::size_t> Maintenance::trim_audit(Time now) {
     const AuditRetention::Reason reason{settings_.time.judge().has_value(), disk_.is_tight()};
-    return audit_.run(now, reason, [this](Step step) { return commit({}, std::move(step), false); });
+    return audit_.run(now, reason, [this](Steps::Step step) { return steps_.commit({}, std::move(step), false); });
 }
 
 Result<std::size_t> Maintenance::write_denials(std::vector<AuditRecord> rows) {
     if (rows.empty()) return std::size_t{0};
     std::uint64_t folded = 0;
     for (const AuditRecord& row : rows) folded += row.count;
-    KV_CHECK(commit({}, [&](GroupContext& context) -> Result<void> {
+    KV_CHECK(steps_.commit({}, [&](GroupContext& context) -> Result<void> {
         context.audit.insert(context.audit.end(), rows.begin(), rows.end());
         return {};
     }, false));
@@ -211,7 +166,7 @@ Result<void> Maintenance::measure_lag(Time now) {
 
 // After an outage the store is ready again once something was committed, and nobody asks one that is not ready.
 Result<void> Maintenance::resume() {
-    return commit({}, [](GroupContext& context) -> Result<void> {
+    return steps_.commit({}, [](GroupContext& context) -> Result<void> {
         context.audit.push_back(make_record(system_actor(), {AuditAction::write, "audit.resume", {}}, context.plan.now, nullptr));
         return {};
     });
@@ -223,32 +178,22 @@ Result<std::size_t> Maintenance::expire(Time now) {
     DueRange due;
     due.kind = DueRange::Kind::expired;
     due.before = now;
-    due.limit = batch_rows;
     std::size_t done = 0;
+    const auto end = [&](GroupContext& context, NamespaceState& ns, EntryState& entry) -> Result<void> {
+        PlanContext plan = context.plan;
+        plan.now = time_in(ns.row, plan.now);
+        if (entry.row.is_tombstone || is_live(entry.row, plan.now)) return {};
+        plan_expiry(ns, entry, plan, context.audit, context.overlay);
+        ++done;
+        return {};
+    };
     // Rows of a tampered namespace stay: they must not be all that is ever looked at.
     for (std::size_t page = 0; page < pages_passed_max && done == 0; ++page) {
-        KV_TRY(const std::vector<EntryRow> rows, storage_.scan_due(due));
+        KV_TRY(const std::vector<EntryRow> rows, steps_.visit_due(due, [&] { done = 0; }, end));
         if (rows.empty()) break;
-        KV_TRY(done, expire_rows(rows));
         due.after = DueRange::After{rows.back().expires_at.value_or(now), 0, rows.back().id};
     }
     expired_.fetch_add(done, std::memory_order_relaxed);
-    return done;
-}
-
-Result<std::size_t> Maintenance::expire_rows(const std::vector<EntryRow>& rows) {
-    std::size_t done = 0;
-    KV_CHECK(commit(needs_of(rows, false), [&](GroupContext& context) {
-        done = 0;
-        return each(context, rows, [&](NamespaceState& ns, EntryState& entry) -> Result<void> {
-            PlanContext plan = context.plan;
-            plan.now = time_in(ns.row, plan.now);
-            if (entry.row.is_tombstone || is_live(entry.row, plan.now)) return {};
-            plan_expiry(ns, entry, plan, context.audit, context.overlay);
-            ++done;
-            return {};
-        });
-    }));
     return done;
 }
 
@@ -291,24 +236,17 @@ Result<std::size_t> Maintenance::destroy_hidden(Time now) {
     DueRange due;
     due.kind = DueRange::Kind::hidden;
     due.before = now - settings_.expiry_grace;
-    due.values = true;  // so that their bytes bound the batch, which loads them again
-    due.limit = batch_rows;
-    due.bytes = batch_bytes;
-    KV_TRY(const std::vector<EntryRow> rows, storage_.scan_due(due));
-    if (rows.empty()) return std::size_t{0};
+    due.values = true;
     std::size_t done = 0;
-    KV_CHECK(commit(needs_of(rows, true), [&](GroupContext& context) {
-        done = 0;
-        return each(context, rows, [&](NamespaceState& ns, EntryState& entry) -> Result<void> {
-            if (!entry.row.hidden_since || *entry.row.hidden_since > due.before) return {};
-            KV_TRY(const Doomed doomed, find_doomed(context.storage, entry.row, due.before));
-            entry.row.hidden_since = doomed.next;
-            entry.erase_to = doomed.up_to;
-            entry.is_changed = true;
-            record_removal(context, ns.row, "entry.destroy", &entry.row);
-            ++done;
-            return {};
-        });
+    KV_CHECK(steps_.visit_due(due, [&] { done = 0; }, [&](GroupContext& context, NamespaceState& ns, EntryState& entry) -> Result<void> {
+        if (!entry.row.hidden_since || *entry.row.hidden_since > due.before) return {};
+        KV_TRY(const Doomed doomed, find_doomed(context.storage, entry.row, due.before));
+        entry.row.hidden_since = doomed.next;
+        entry.erase_to = doomed.up_to;
+        entry.is_changed = true;
+        record_removal(context, ns.row, "entry.destroy", &entry.row);
+        ++done;
+        return {};
     }));
     return done;
 }
@@ -317,21 +255,16 @@ Result<std::size_t> Maintenance::forget_tombstones(Time now) {
     DueRange due;
     due.kind = DueRange::Kind::tombstones;
     due.before = now - settings_.tombstone_retention;
-    due.limit = batch_rows;
-    KV_TRY(const std::vector<EntryRow> rows, storage_.scan_due(due));
-    if (rows.empty()) return std::size_t{0};
+    due.values = true;  // for their history
     std::size_t done = 0;
-    KV_CHECK(commit(needs_of(rows, true), [&](GroupContext& context) {
-        done = 0;
-        return each(context, rows, [&](NamespaceState& ns, EntryState& entry) -> Result<void> {
-            if (!entry.row.is_tombstone || entry.has_history || entry.row.updated_at > due.before) return {};
-            entry.is_erased = true;
-            // A key that comes back starts above every version that was forgotten.
-            ns.row.version_floor = std::max(ns.row.version_floor, entry.row.version);
-            ns.is_changed = true;
-            ++done;
-            return {};
-        });
+    KV_CHECK(steps_.visit_due(due, [&] { done = 0; }, [&](GroupContext&, NamespaceState& ns, EntryState& entry) -> Result<void> {
+        if (!entry.row.is_tombstone || entry.has_history || entry.row.updated_at > due.before) return {};
+        entry.is_erased = true;
+        // A key that comes back starts above every version that was forgotten.
+        ns.row.version_floor = std::max(ns.row.version_floor, entry.row.version);
+        ns.is_changed = true;
+        ++done;
+        return {};
     }));
     return done;
 }
@@ -380,7 +313,7 @@ Result<std::size_t> Maintenance::purge_batch(const NamespaceId& ns) {
     Needs needs;
     needs.namespaces.push_back(ns);
     std::size_t done = 0;
-    KV_CHECK(commit(std::move(needs), [&](GroupContext& context) -> Result<void> {
+    KV_CHECK(steps_.commit(std::move(needs), [&](GroupContext& context) -> Result<void> {
         done = 0;
         NamespaceState* state = context.overlay.find_namespace(ns);
         const bool is_due = state != nullptr && state->row.deleted_at &&
@@ -400,82 +333,6 @@ Result<std::size_t> Maintenance::purge_batch(const NamespaceId& ns) {
     }));
     if (rows.empty()) vault_.keys().forget(ns);
     return done;
-}
-
-// ---- sealing ----
-
-Result<std::size_t> Maintenance::seal_due() {
-    NamespaceRange range;
-    range.deleted = NamespaceRange::Deleted::both;
-    range.sealing = true;
-    range.limit = 16;
-    KV_TRY(const std::vector<NamespaceRow> due, storage_.scan_namespaces(range));
-    std::size_t done = 0;
-    for (const NamespaceRow& ns : due) {
-        if (!vault_.is_intact(ns)) continue;
-        KV_TRY(const std::size_t sealed, seal_batch(ns));
-        done += sealed;
-    }
-    return done;
-}
-
-Result<std::size_t> Maintenance::seal_batch(const NamespaceRow& ns) {
-    KV_TRY(const std::size_t entries, seal_entries(ns));
-    if (entries > 0) return entries;
-    KV_TRY(const std::size_t versions, seal_versions(ns));
-    if (versions > 0) return versions;
-    Needs needs;
-    needs.namespaces.push_back(ns.id);
-    KV_CHECK(commit(std::move(needs), [&](GroupContext& context) -> Result<void> {
-        NamespaceState* state = context.overlay.find_namespace(ns.id);
-        if (state == nullptr || !state->is_intact || !state->row.sealing) return {};
-        state->row.sealing = false;
-        state->is_changed = true;
-        return {};
-    }));
-    return std::size_t{1};
-}
-
-Result<std::size_t> Maintenance::seal_entries(const NamespaceRow& ns) {
-    DueRange due;
-    due.kind = DueRange::Kind::generation;
-    due.ns = ns.id;
-    due.generation = ns.key_generation;
-    due.values = true;  // so that their bytes bound the batch, which loads them again
-    due.limit = batch_rows;
-    due.bytes = batch_bytes;
-    KV_TRY(const std::vector<EntryRow> rows, storage_.scan_due(due));
-    if (rows.empty()) return std::size_t{0};
-    KV_CHECK(commit(needs_of(rows, true), [&](GroupContext& context) {
-        return each(context, rows, [&](NamespaceState& state, EntryState& entry) -> Result<void> {
-            if (entry.row.is_tombstone || entry.row.key_generation >= state.row.key_generation) return {};
-            KV_TRY(Reseal reseal, context.vault.reseal(context.storage, state.row, entry.row));
-            context.overlay.changes().reseals.push_back(std::move(reseal));
-            state.is_changed = true;  // it counts its seals
-            return {};
-        });
-    }));
-    return rows.size();  // even where others wrote them anew meanwhile: there may be more
-}
-
-Result<std::size_t> Maintenance::seal_versions(const NamespaceRow& ns) {
-    DueVersionRange due{ns.id, ns.key_generation, {}, batch_rows, batch_bytes};
-    KV_TRY(const std::vector<VersionRow> rows, storage_.scan_due_versions(due));
-    if (rows.empty()) return std::size_t{0};
-    Needs needs;
-    needs.namespaces.push_back(ns.id);
-    // An archived version never changes, but may have been erased meanwhile: then its reseal finds nothing.
-    KV_CHECK(commit(std::move(needs), [&](GroupContext& context) -> Result<void> {
-        NamespaceState* state = context.overlay.find_namespace(ns.id);
-        if (state == nullptr || !state->is_intact || !state->row.sealing) return {};
-        for (const VersionRow& row : rows) {
-            KV_TRY(Reseal reseal, context.vault.reseal(context.storage, state->row, row));
-            context.overlay.changes().reseals.push_back(std::move(reseal));
-        }
-        state->is_changed = true;
-        return {};
-    }));
-    return rows.size();
 }
 
 }  // namespace kv

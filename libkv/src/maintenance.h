@@ -12,14 +12,17 @@
 #include "denials.h"
 #include "disk_guard.h"
 #include "kv/options.h"
+#include "rekey.h"
+#include "rewrap.h"
+#include "steps.h"
 #include "ticket.h"
 
 namespace kv {
 
 // Maintenance does what is due, in bounded batches that are commit groups of their own: it ends expired entries, destroys
-// what their grace is over for, forgets old tombstones, purges deleted namespaces, seals the values of namespaces
-// that were made secret, takes old audit rows away and writes folded denials. While the clock is unsound nothing is
-// expired or destroyed. Everything can stop at any point and goes on from what is stored.
+// what their grace is over for, forgets old tombstones, purges deleted namespaces, has values sealed anew
+// and keys wrapped anew, takes old audit rows away and writes folded denials. While the clock is unsound nothing is expired
+// or destroyed. Everything can stop at any point and goes on from what is stored.
 //
 // Threads: any. It has one of its own.
 class Maintenance {
@@ -32,6 +35,7 @@ public:
         std::function<void(LogLevel, std::string_view)> log;
         TimeGuard time;
         AuditRetention::Settings audit;
+        Rekeying::Settings rekeying;
     };
     // Borrows everything but the settings.
     Maintenance(Storage& storage, const Vault& vault, CommitQueue& commits, Denials& denials, DiskGuard& disk, Settings settings);
@@ -45,6 +49,9 @@ public:
     void flush();
     // Writes one audit row, with meta rows that become true with it, and waits for it.
     Result<void> record(AuditRecord record, std::vector<MetaRow> meta = {});
+    // A data key was replaced, or a namespace made secret.
+    void rekey();
+    Result<std::uint64_t> forget_master_key(const std::string& key_id);
     // Something became due: do not wait for the interval.
     void hurry();
     void stop();
@@ -54,13 +61,11 @@ public:
     // How long ago the oldest entry expired that was not swept yet.
     std::chrono::microseconds sweeper_lag() const noexcept { return std::chrono::microseconds(lag_.load(std::memory_order_relaxed)); }
     const AuditRetention& audit() const noexcept { return audit_; }
+    const Rewrapping& rewrapping() const noexcept { return rewrapping_; }
+    const Rekeying& rekeying() const noexcept { return rekeying_; }
 
 private:
-    using Step = std::function<Result<void>(GroupContext&)>;
-
     void run();
-    Result<void> commit(Needs needs, Step step, bool gives_way = true);
-    Result<std::size_t> expire_rows(const std::vector<EntryRow>& rows);
     Result<void> resume();
     Result<std::size_t> sweep(Time now);
     Result<std::size_t> trim_audit(Time now);
@@ -71,10 +76,6 @@ private:
     Result<std::size_t> forget_tombstones(Time now);
     Result<std::size_t> purge_due(Time now);
     Result<std::size_t> purge_batch(const NamespaceId& ns);
-    Result<std::size_t> seal_due();
-    Result<std::size_t> seal_batch(const NamespaceRow& ns);
-    Result<std::size_t> seal_entries(const NamespaceRow& ns);
-    Result<std::size_t> seal_versions(const NamespaceRow& ns);
     void purge_waiting();
 
     Storage& storage_;
@@ -83,6 +84,9 @@ private:
     Denials& denials_;
     DiskGuard& disk_;
     const Settings settings_;
+    Steps steps_;
+    Rewrapping rewrapping_;
+    Rekeying rekeying_;
     AuditRetention audit_;
     std::atomic<std::uint64_t> expired_{0};
     std::atomic<std::uint64_t> folded_{0};

@@ -28,6 +28,7 @@ Description describe(const Request& request) {
             [](const UpdateNamespace&) { return Description{A::write, "namespace.update"}; },
             [](const DeleteNamespace&) { return Description{A::delete_, "namespace.delete"}; },
             [](const RestoreNamespace&) { return Description{A::write, "namespace.restore"}; },
+            [](const RotateDataKey&) { return Description{A::rotate, "namespace.rotate-key"}; },
             [](const GetEntry& r) { return Description{A::read, "entry.get", r.key_path}; },
             [](const PutEntry& r) { return Description{A::write, "entry.put", r.write.key_path}; },
             [](const PatchEntry& r) { return Description{A::write, "entry.patch", r.key_path}; },
@@ -50,7 +51,7 @@ bool is_write(const Request& request) {
     return std::visit(
         []<class R>(const R&) {
             return std::is_same_v<R, CreateNamespace> || std::is_same_v<R, UpdateNamespace> ||
-                   std::is_same_v<R, DeleteNamespace> || std::is_same_v<R, RestoreNamespace> ||
+                   std::is_same_v<R, DeleteNamespace> || std::is_same_v<R, RestoreNamespace> || std::is_same_v<R, RotateDataKey> ||
                    std::is_same_v<R, PutEntry> || std::is_same_v<R, PatchEntry> || std::is_same_v<R, DeleteEntry> ||
                    std::is_same_v<R, BulkSet> || std::is_same_v<R, BulkDelete> || std::is_same_v<R, RotateEntry> ||
                    std::is_same_v<R, RollbackEntry>;

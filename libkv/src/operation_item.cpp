@@ -18,7 +18,8 @@ std::size_t items_of(const Request& request) {
 
 bool is_about_namespace(const Request& request) {
     return std::holds_alternative<CreateNamespace>(request) || std::holds_alternative<UpdateNamespace>(request) ||
-           std::holds_alternative<DeleteNamespace>(request) || std::holds_alternative<RestoreNamespace>(request);
+           std::holds_alternative<DeleteNamespace>(request) || std::holds_alternative<RestoreNamespace>(request) ||
+           std::holds_alternative<RotateDataKey>(request);
 }
 
 // The namespace that add_name_needs() and a purge start from.
@@ -27,7 +28,15 @@ const NamespaceRow* named_namespace(const Request& request, Overlay& overlay) {
     if (auto* update = std::get_if<UpdateNamespace>(&request)) ns = overlay.find_namespace(update->ns);
     if (auto* remove = std::get_if<DeleteNamespace>(&request)) ns = overlay.find_namespace(remove->ns);
     if (auto* restore = std::get_if<RestoreNamespace>(&request)) ns = overlay.find_namespace(NamespaceRef(restore->ns));
+    if (auto* rotate = std::get_if<RotateDataKey>(&request)) ns = overlay.find_namespace(rotate->ns);
     return ns != nullptr ? &ns->row : nullptr;
+}
+
+// Whether the operation gives the namespace a new data key.
+bool needs_data_key(const Request& request, const NamespaceRow& ns) {
+    if (std::holds_alternative<RotateDataKey>(request)) return ns.is_secret;
+    const auto* update = std::get_if<UpdateNamespace>(&request);
+    return update != nullptr && update->is_secret == true && !ns.is_secret;
 }
 
 }  // namespace
@@ -56,12 +65,10 @@ void OperationItem::add_more_needs(Overlay& overlay, Needs& needs) const {
 
 // What planning needs and may not do itself: draw a data key, open the value a rollback restores.
 Result<void> OperationItem::prepare(GroupContext& context) {
-    if (auto* update = std::get_if<UpdateNamespace>(&operation_.request)) {
-        const NamespaceState* ns = context.overlay.find_namespace(update->ns);
-        if (ns != nullptr && update->is_secret == true && !ns->row.is_secret) {
-            KV_TRY(operation_.data_key, context.vault.keys().make_data_key(ns->row.id, ns->row.application_id,
-                                                                           ns->row.key_generation + 1, context.plan.now));
-        }
+    const NamespaceRow* named = named_namespace(operation_.request, context.overlay);
+    if (named != nullptr && needs_data_key(operation_.request, *named)) {
+        KV_TRY(operation_.data_key, context.vault.keys().make_data_key(named->id, named->application_id,
+                                                                       named->key_generation + 1, context.plan.now));
     }
     if (auto* rollback = std::get_if<RollbackEntry>(&operation_.request)) {
         NamespaceState* ns = context.overlay.find_namespace(rollback->ns);

@@ -58,6 +58,9 @@ Planned plan_write(Operation& operation, Overlay& overlay, const PlanContext& co
 void plan_expiry(NamespaceState& ns, EntryState& entry, const PlanContext& context, std::vector<AuditRecord>& audit,
                  Overlay& overlay);
 
+// The namespace seals with `key` from now on, which is of the generation after its present one.
+void replace_data_key(NamespaceRow& ns, const KeyRow& key, Overlay& overlay);
+
 // ---- reads: plan_read.cpp ----
 
 // The one row that a GET shows.

@@ -192,9 +192,7 @@ Result<void> begin_sealing(Scene& scene, NamespaceRow& row) {
     if (!scene.operation.data_key) return Error{Errc::internal, "No data key was drawn."};
     row.is_secret = true;
     row.sealing = true;
-    row.key_generation += 1;
-    row.seals = 0;
-    scene.overlay.changes().keys.push_back(*scene.operation.data_key);
+    replace_data_key(row, *scene.operation.data_key, scene.overlay);
     return {};
 }
 
@@ -246,12 +244,28 @@ Result<Reply> plan_restore(Scene& scene, const RestoreNamespace& request) {
     return reply_for(scene, row);
 }
 
+// ---- data keys ----
+
+// The namespace's version stays: nothing that anybody sees of it changes.
+Result<Reply> plan_rotate_key(Scene& scene, const RotateDataKey& request) {
+    KV_TRY(NamespaceState* ns, find(scene, request.ns));
+    NamespaceRow& row = ns->row;
+    KV_CHECK(require(Rights(scene.actor(), row), Permission::admin));
+    if (!row.is_secret) return Error{Errc::invalid_request, "A plain namespace has no data key: only a secret one seals its values."};
+    if (!scene.operation.data_key) return Error{Errc::internal, "No data key was drawn."};
+    replace_data_key(row, *scene.operation.data_key, scene.overlay);
+    ns->is_changed = true;
+    record_success(scene, row);
+    return reply_for(scene, row);
+}
+
 Result<Reply> dispatch(Scene& scene) {
     const Request& request = scene.operation.request;
     if (auto* create = std::get_if<CreateNamespace>(&request)) return plan_create(scene, *create);
     if (auto* update = std::get_if<UpdateNamespace>(&request)) return plan_update(scene, *update);
     if (auto* remove = std::get_if<DeleteNamespace>(&request)) return plan_delete(scene, *remove);
     if (auto* restore = std::get_if<RestoreNamespace>(&request)) return plan_restore(scene, *restore);
+    if (auto* rotate = std::get_if<RotateDataKey>(&request)) return plan_rotate_key(scene, *rotate);
     return Error{Errc::internal, "This request is not a write to namespaces."};
 }
 
@@ -259,6 +273,7 @@ std::optional<NamespaceRef> namespace_of(const Request& request) {
     if (auto* update = std::get_if<UpdateNamespace>(&request)) return update->ns;
     if (auto* remove = std::get_if<DeleteNamespace>(&request)) return remove->ns;
     if (auto* restore = std::get_if<RestoreNamespace>(&request)) return NamespaceRef(restore->ns);
+    if (auto* rotate = std::get_if<RotateDataKey>(&request)) return rotate->ns;
     return std::nullopt;
 }
 
@@ -270,6 +285,12 @@ void add_name_lookup(const Request& request, Needs& needs) {
 }
 
 }  // namespace
+
+void replace_data_key(NamespaceRow& ns, const KeyRow& key, Overlay& overlay) {
+    ns.key_generation = key.generation;
+    ns.seals = 0;
+    overlay.changes().keys.push_back(key);
+}
 
 Planned plan_namespace_write(Operation& operation, Overlay& overlay, const PlanContext& context) {
     Planned planned;

@@ -136,7 +136,6 @@ public:
     // Judges and records what an operator asks for: in one namespace, or on the whole store.
     Result<void> enter_admin(const Actor& actor, std::string_view operation, const NamespaceRow* ns);
     Result<std::uint64_t> forget_master_key(const Actor& actor, const std::string& key_id);
-    Result<NamespaceReply> rotate_data_key(const Actor& actor, const NamespaceRef& ns);
     Result<std::unique_ptr<BackupReader>> backup(const Actor& actor);
 
     const Options options_;
@@ -161,11 +160,12 @@ public:
     ReadQueue reads_;
     Maintenance maintenance_;
 
+    Result<void> is_open() const;
+
 private:
     CommitQueue::Settings commit_settings();
     Maintenance::Settings maintenance_settings() const;
     Result<void> find_room(const Request& request) const;
-    Result<void> is_open() const;
     Result<void> accept() const;
     Result<void> may_wait() const;
     void start_write(Operation operation, Ticket ticket, bool waits);
@@ -195,7 +195,8 @@ Maintenance::Settings Store::Impl::maintenance_settings() const {
             options_.maintenance_interval,
             options_.log,
             time_,
-            {options_.audit_retention, options_.audit_bytes_max, options_.audit_archive, epoch_, options_.log}};
+            {options_.audit_retention, options_.audit_bytes_max, options_.audit_archive, epoch_, options_.log},
+            {options_.seals_per_key, options_.key_retirement, options_.log}};
 }
 
 // Writes give way before the disk is full; deletions a little later.
@@ -289,14 +290,14 @@ void Store::Impl::start_write(Operation operation, Ticket ticket, bool waits) {
     const auto* remove = std::get_if<DeleteNamespace>(&operation.request);
     const bool purges = remove != nullptr && remove->purge;
     const auto* update = std::get_if<UpdateNamespace>(&operation.request);
-    const bool seals = update != nullptr && update->is_secret == true;
+    const bool rekeys = (update != nullptr && update->is_secret == true) || std::holds_alternative<RotateDataKey>(operation.request);
     auto item = std::make_unique<OperationItem>(std::move(operation), std::move(ticket), denials_fold_);
     if (purges) {
         item->then = [this](Ticket rest, Result<Reply>, NamespaceId ns) { maintenance_.purge(ns, std::move(rest)); };
-    } else if (seals) {
+    } else if (rekeys) {
         item->then = [this](Ticket rest, Result<Reply> reply, NamespaceId) {
+            maintenance_.rekey();
             rest.answer(std::move(reply));
-            maintenance_.hurry();
         };
     }
     commits_.submit(std::move(item), !waits);
@@ -362,12 +363,20 @@ Result<void> Store::Impl::enter_admin(const Actor& actor, std::string_view opera
     return maintenance_.record(std::move(record));
 }
 
-Result<NamespaceReply> Store::Impl::rotate_data_key(const Actor&, const NamespaceRef&) {
-    return Error{Errc::unsupported, "Data keys cannot be rotated yet."};
-}
-
-Result<std::uint64_t> Store::Impl::forget_master_key(const Actor&, const std::string&) {
-    return Error{Errc::unsupported, "Master keys cannot be forgotten yet."};
+Result<std::uint64_t> Store::Impl::forget_master_key(const Actor& actor, const std::string& key_id) {
+    KV_CHECK(may_wait());
+    Ticket ticket([](const Result<Reply>&) {}, 0, in_flight_);  // so that stop() waits
+    constexpr std::string_view operation = "admin.forget-master-key";
+    auto forgotten = [&]() -> Result<std::uint64_t> {
+        KV_CHECK(enter_admin(actor, operation, nullptr));
+        auto dropped = maintenance_.forget_master_key(key_id);
+        if (dropped) return dropped;
+        RecordRefusal refusal{AuditAction::write, std::string(operation), {}, dropped.error().code};
+        KV_CHECK(wait(actor, std::move(refusal)));
+        return dropped;
+    }();
+    ticket.answer(Reply(Done{}));
+    return forgotten;
 }
 
 // A backup of a running store, which takes note once it was read to its end.
@@ -419,6 +428,10 @@ StoreStats Store::Impl::stats() const {
     stats.integrity_failures = integrity_failures_.load(std::memory_order_relaxed);
     stats.overloaded = overloaded_.load(std::memory_order_relaxed);
     stats.expired_entries = maintenance_.expired();
+    const Rekeying::Stats rekeying = maintenance_.rekeying().stats();
+    stats.data_key_seals_max = rekeying.seals_max;
+    stats.rekeying_namespaces = rekeying.namespaces;
+    stats.master_key_rows_missing = maintenance_.rewrapping().rows_missing();
     stats.bytes_in_flight = in_flight_.bytes.load(std::memory_order_relaxed);
     stats.audit_latency = reads.audit_latency;
     stats.audit_microseconds = reads.audit_microseconds;
@@ -473,12 +486,19 @@ Result<std::unique_ptr<Store>> Store::open(std::unique_ptr<Storage> storage, Opt
 
 Result<std::unique_ptr<Store>> Store::open(std::unique_ptr<Clock> clock, std::unique_ptr<Storage> storage, Options options) {
     KV_CHECK(check_limits(options.limits));
+    if (options.seals_per_key == 0 || options.seals_per_key > Options{}.seals_per_key) {
+        return Error{Errc::invalid_request, "A data key seals 1 to 2^30 values before it is replaced."};
+    }
     if (!options.keys) return Error{Errc::invalid_request, "A store needs Options::keys: the master key."};
     KV_TRY(const SecretBytes master_key, options.keys->master_key());
     KV_TRY(const CryptoBackend backend, crypto::select_backend(options.crypto));
     KV_TRY(std::vector<KeyRow> stored, storage->internal_keys());
     KV_TRY(const Time now, storage->now());
-    KV_TRY(auto keys, crypto::Keyring::open(master_key, backend, std::move(stored), now));
+    std::optional<SecretBytes> previous;
+    if (options.previous_keys) {
+        KV_TRY(previous, options.previous_keys->master_key());
+    }
+    KV_TRY(auto keys, crypto::Keyring::open(master_key, backend, std::move(stored), now, previous ? &*previous : nullptr));
     KV_TRY(StoreMeta meta, initialise(*storage, *keys));
     Clock* wall = clock ? clock.get() : options.clock;
     KV_TRY(TimeGuard time, TimeGuard::open(*storage, {wall, options.clock_gap_max, options.trust_clock, options.log}));
@@ -511,9 +531,12 @@ Result<std::unique_ptr<BackupReader>> Store::backup(const Actor& actor) {
     return impl_->backup(actor);
 }
 Result<NamespaceReply> Store::rotate_data_key(const Actor& actor, const NamespaceRef& ns) {
-    return impl_->rotate_data_key(actor, ns);
+    return call(actor, RotateDataKey{ns});
 }
-Result<bool> Store::is_rekeying(const NamespaceId&) const { return false; }
+Result<bool> Store::is_rekeying(const NamespaceId& ns) const {
+    KV_CHECK(impl_->is_open());
+    return impl_->maintenance_.rekeying().is_rekeying(ns);
+}
 Result<std::uint64_t> Store::forget_master_key(const Actor& actor, const std::string& key_id) {
     return impl_->forget_master_key(actor, key_id);
 }

@@ -247,6 +247,8 @@ struct Validator {
 
     Result<void> operator()(const RestoreNamespace&) const { return {}; }
 
+    Result<void> operator()(const RotateDataKey& request) const { return check_namespace(request.ns); }
+
     Result<void> operator()(const GetEntry& request) const {
         KV_CHECK(check_key_path(request.key_path));
         KV_CHECK(check_version(request.version));

@@ -27,8 +27,11 @@ Result<void> judge_row(const NamespaceRow& ns, ValueType type, std::uint32_t gen
     if (generation == 0 && ns.is_secret && !ns.sealing) {
         return integrity("The value is not sealed, though its namespace is secret.", key_path);
     }
-    if (generation > ns.key_generation) return integrity("The value names a data key that its namespace never had.", key_path);
     return {};
+}
+
+Error exhausted() {
+    return {Errc::overloaded, "The namespace's data key has sealed as many values as it safely may; it is about to be replaced. Try again shortly."};
 }
 
 }  // namespace
@@ -56,20 +59,40 @@ Result<std::shared_ptr<const crypto::AesGcm>> Vault::key_for(StorageReader& read
     return keys_.adopt(rows.front());
 }
 
+// A namespace that was read before its values may have been given another key in between.
+Result<void> Vault::judge_generation(StorageReader& reader, const NamespaceRow& ns, std::uint32_t generation,
+                                     std::string_view key_path) const {
+    if (generation <= ns.key_generation) return {};
+    const EntryRef ref{ns.id, "", {}};
+    KV_TRY(const std::vector<Found> found, reader.find(std::span(&ref, 1), {}));
+    const auto& present = found.front().ns;
+    if (present && is_intact(*present) && generation <= present->key_generation) return {};
+    return integrity("The value names a data key that its namespace never had.", key_path);
+}
+
+// Seals under the namespace's present data key, and counts it.
+Result<std::string> Vault::seal_with(StorageReader& reader, NamespaceRow& ns, const SealContext& context,
+                                     std::string_view plaintext) const {
+    if (ns.seals >= seals_per_key_max) return exhausted();
+    KV_TRY(auto key, key_for(reader, ns.id, ns.key_generation));
+    KV_TRY(std::string sealed, seal_value(*key, context, plaintext));
+    ns.seals += 1;
+    return sealed;
+}
+
 Result<void> Vault::seal(StorageReader& reader, NamespaceRow& ns, EntryRow& row, std::string_view plaintext) const {
     row.key_generation = ns.is_secret ? ns.key_generation : 0;
     if (!ns.is_secret) {
         row.value = plaintext;
         return {};
     }
-    KV_TRY(auto key, key_for(reader, ns.id, ns.key_generation));
-    KV_TRY(row.value, seal_value(*key, context_of(row, ns.key_generation), plaintext));
-    ns.seals += 1;
+    KV_TRY(row.value, seal_with(reader, ns, context_of(row, ns.key_generation), plaintext));
     return {};
 }
 
 Result<SecretBytes> Vault::open(StorageReader& reader, const NamespaceRow& ns, const EntryRow& row) const {
     KV_CHECK(judge_row(ns, row.value_type, row.key_generation, row.key_path));
+    KV_CHECK(judge_generation(reader, ns, row.key_generation, row.key_path));
     if (row.key_generation == 0) return SecretBytes(row.value);
     KV_TRY(auto key, key_for(reader, ns.id, row.key_generation));
     auto opened = open_value(*key, context_of(row, row.key_generation), row.value);
@@ -80,6 +103,7 @@ Result<SecretBytes> Vault::open(StorageReader& reader, const NamespaceRow& ns, c
 Result<SecretBytes> Vault::open(StorageReader& reader, const NamespaceRow& ns, std::string_view key_path,
                                 const VersionRow& row) const {
     KV_CHECK(judge_row(ns, row.value_type, row.key_generation, key_path));
+    KV_CHECK(judge_generation(reader, ns, row.key_generation, key_path));
     if (row.key_generation == 0) return SecretBytes(row.value);
     KV_TRY(auto key, key_for(reader, ns.id, row.key_generation));
     auto opened = open_value(*key, context_of(row, key_path, row.key_generation), row.value);
@@ -89,17 +113,13 @@ Result<SecretBytes> Vault::open(StorageReader& reader, const NamespaceRow& ns, s
 
 Result<Reseal> Vault::reseal(StorageReader& reader, NamespaceRow& ns, const EntryRow& row) const {
     KV_TRY(SecretBytes value, open(reader, ns, row));
-    KV_TRY(auto key, key_for(reader, ns.id, ns.key_generation));
-    KV_TRY(std::string sealed, seal_value(*key, context_of(row, ns.key_generation), value.reveal()));
-    ns.seals += 1;
+    KV_TRY(std::string sealed, seal_with(reader, ns, context_of(row, ns.key_generation), value.reveal()));
     return Reseal{row.id, row.version, false, ns.key_generation, std::move(sealed)};
 }
 
 Result<Reseal> Vault::reseal(StorageReader& reader, NamespaceRow& ns, const VersionRow& row) const {
     KV_TRY(SecretBytes value, open(reader, ns, row.key_path, row));
-    KV_TRY(auto key, key_for(reader, ns.id, ns.key_generation));
-    KV_TRY(std::string sealed, seal_value(*key, context_of(row, row.key_path, ns.key_generation), value.reveal()));
-    ns.seals += 1;
+    KV_TRY(std::string sealed, seal_with(reader, ns, context_of(row, row.key_path, ns.key_generation), value.reveal()));
     return Reseal{row.entry_id, row.version, true, ns.key_generation, std::move(sealed)};
 }
 

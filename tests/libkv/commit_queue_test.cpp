@@ -327,7 +327,7 @@ TEST_CASE("a full or broken storage is told to everybody, and it recovers") {
         REQUIRE(kv.faults.wait_at_gate(1));
         Replies replies(8);
         for (std::size_t i = 0; i < 8; ++i) kv.store->submit(kv.actor, kv.put_request("k", "two"), replies.slot(i));
-        kv.faults.fail_writes(code, code == Errc::storage_full ? 4 : 2);  // a full one is tried again, without what gives way
+        kv.faults.fail_writes(code, code == Errc::storage_full ? 6 : 2);  // a full one is tried again, then without what gives way
         kv.faults.open_gate();
         CHECK(code_of(blocker.take()[0]) == "audit-unavailable");
         for (const auto& reply : replies.take()) CHECK(code_of(reply) == code_name(code));
@@ -351,7 +351,7 @@ TEST_CASE("nothing is read while reading cannot be recorded") {
                                             kv.versions_request("k"),  kv.bulk_get_request({"k"}), GetNamespace{kv.ns, {}},
                                             ListNamespaces{},          ListAudit{},                everything};
         for (const Request& request : reads) {
-            kv.faults.fail_writes(Errc::storage_full, 2);
+            kv.faults.fail_writes(Errc::storage_full, 3);
             CHECK(code_of(kv.store->wait(kv.actor, request)) == "audit-unavailable");
             kv.faults.judge_apply([](const Changeset& changes) -> std::optional<Errc> {
                 if (changes.audit.empty()) return std::nullopt;

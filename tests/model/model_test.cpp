@@ -605,6 +605,7 @@ private:
         }
         kv_.close();
         CHECK(audit_fault(*kv_.storage, *kv_.keys) == "");
+        CHECK(verify_fault(*kv_.storage) == "");
     }
 
     std::mt19937_64 random_;

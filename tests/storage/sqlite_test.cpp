@@ -3,6 +3,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <csignal>
 #include <thread>
 
@@ -232,11 +233,154 @@ TEST_CASE("a damaged page is an integrity error, not a crash") {
     CHECK((*storage)->get_meta());  // the rest still answers
 }
 
-TEST_CASE("an id that no writer of ours makes is an integrity error") {
+TEST_CASE("an id of the wrong length spoils its own row alone") {
     Folder folder;
-    CHECK(put(*folder.open(), {entry(1, "key", "value")}));
-    Shell(folder.database).run("update entries set id = x'00'");
-    CHECK(value(*folder.open()) == "failed");
+    CHECK(put(*folder.open(), {entry(1, "bad", "value"), entry(2, "key", "value")}));
+    for (const char* id : {"x''", "x'00'", "x'ff'", "zeroblob(17)", "x'ffffffffffffffffffffffffffffffffff'"}) {
+        Shell(folder.database).run(std::string("update entries set id = ") + id + " where key_path = 'bad'");
+        auto storage = folder.open();
+        CHECK(value(*storage) == "value");
+        EntryRange range;
+        range.ns = ns();
+        range.ranges = {KeyRange{}};
+        const EntryPage page = storage->scan_entries(range).value();
+        REQUIRE(page.rows.size() == 2);
+        CHECK(page.rows[0].id.is_nil());
+        CHECK(page.rows[1].id == entry(2, "", "").id);
+        DueRange due;
+        due.kind = DueRange::Kind::all;
+        due.ns = ns();
+        CHECK(storage->scan_due(due).value().size() == 1);  // nobody could erase the other
+    }
+}
+
+// All rows of a walk by pages of `limit`, as one text: what `print` gives of each, pages closed by '|'.
+template <class Walk, class Ask, class Place, class Print>
+std::string walked(Walk walk, std::size_t limit, Ask&& ask, Place&& place, Print&& print) {
+    std::string text;
+    walk.limit = limit;
+    for (int pages = 0; pages < 50; ++pages) {
+        const auto rows = ask(walk).value();
+        if (rows.empty()) return text;
+        for (const auto& row : rows) text.append(print(row)) += " ";
+        text += "|";
+        walk.after = place(rows.back());
+    }
+    return text + "never ends";
+}
+
+TEST_CASE("a walk meets the rows whose place is unreadable, and goes on and ends") {
+    Folder folder;
+    std::vector<EntryRow> rows;
+    for (int i = 1; i <= 5; ++i) rows.push_back(entry(i, "k" + std::to_string(i), std::to_string(i)));
+    CHECK(put(*folder.open(), rows));
+    const auto walk = [&](std::size_t limit) {
+        auto storage = folder.open();
+        return walked(EntryWalk{}, limit, [&](const EntryWalk& asked) { return storage->walk_entries(asked); },
+                      [](const EntryRow& row) { return EntryWalk::After{row.ns, row.key_path}; },
+                      [](const EntryRow& row) { return row.key_path + (row.ns.is_nil() ? "!" : "=" + row.value); });
+    };
+    const auto spoil = [&](const char* id, const char* key) {
+        Shell(folder.database)
+            .run(std::string("update entries set namespace_id = ") + id + " where key_path = '" + key + "'");
+    };
+    CHECK(walk(2) == "k1=1 k2=2 |k3=3 k4=4 |k5=5 |");
+    spoil("x'00'", "k2");
+    CHECK(walk(2) == "k2! k1=1 |k3=3 k4=4 |k5=5 |");
+    spoil("x'ff'", "k5");
+    CHECK(walk(1) == "k1=1 |k3=3 |k4=4 |k5! |");  // no room for k2
+    CHECK(walk(2) == "k2! k1=1 |k3=3 k4=4 |k5! |");
+    for (const char* key : {"k1", "k3", "k4"}) spoil("x'ee'", key);
+    CHECK(walk(2) == "k2! k1! |");
+    CHECK(walk(9) == "k2! k1! k3! k4! k5! |");
+}
+
+// Six rows in each of the other tables that are walked, told apart by their ids.
+struct WalkedFolder : Folder {
+    WalkedFolder() {
+        Changeset changes;
+        for (int i = 1; i <= 6; ++i) {
+            const Uuid id = entry(i, "", "").id;
+            NamespaceRow& row = changes.namespaces.emplace_back();
+            row.id = id;
+            row.deleted_at = Time{};
+            VersionRow& version = changes.versions.emplace_back();
+            version.entry_id = id;
+            version.ns = ns();
+            EventRow& event = changes.events.emplace_back();
+            event.ns = id;
+            KeyRow& key = changes.keys.emplace_back();
+            key.ns = id;
+            key.generation = 1;
+            HeadChange& head = changes.heads.emplace_back();
+            head.after.stream = id;
+            head.after.sequence = 1;
+        }
+        open()->write([&](StorageWriter& writer) { return writer.apply(changes); }).value();
+    }
+    // `ID` stands for the column.
+    void spoil(const std::string& change) {
+        const std::pair<const char*, const char*> columns[] = {{"namespaces", "id"},
+                                                               {"versions", "entry_id"},
+                                                               {"outbox", "namespace_id"},
+                                                               {"data_keys", "namespace_id"},
+                                                               {"audit_heads", "stream"}};
+        for (const auto& [table, column] : columns) {
+            std::string sql = std::string("update ") + table + " set ID = " + change;
+            for (std::size_t at; (at = sql.find("ID")) != std::string::npos;) sql.replace(at, 2, column);
+            CHECK(Shell(database).run(sql) == "");
+        }
+    }
+    // The pages of the five, if they are alike.
+    std::string pages(std::size_t limit) {
+        auto storage = open();
+        const auto mark = [](const auto&) { return "."; };
+        const std::string all[] = {
+            walked(NamespaceRange{.deleted = NamespaceRange::Deleted::both}, limit,
+                   [&](const auto& range) { return storage->scan_namespaces(range); },
+                   [](const auto& row) { return NamespaceRange::After{row.application_id, row.name, row.id}; }, mark),
+            walked(VersionWalk{}, limit, [&](const auto& walk) { return storage->walk_versions(walk); },
+                   [](const auto& row) { return VersionWalk::After{row.entry_id, row.version}; }, mark),
+            walked(EventWalk{}, limit, [&](const auto& walk) { return storage->walk_events(walk); },
+                   [](const auto& row) { return EventWalk::After{row.ns, row.revision}; }, mark),
+            walked(HeadWalk{}, limit, [&](const auto& walk) { return storage->walk_audit_heads(walk); },
+                   [](const auto& row) { return row.stream; }, mark),
+            keys(*storage, limit)};
+        for (const std::string& text : all) CHECK(text == all[0]);
+        return all[0];
+    }
+    static std::string keys(Storage& storage, std::size_t limit) {
+        return walked(KeyWalk{}, limit, [&](const auto& walk) { return storage.walk_keys(walk); },
+                      [](const auto& row) { return KeyWalk::After{row.purpose, row.ns, row.generation}; },
+                      [](const auto&) { return "."; });
+    }
+};
+
+TEST_CASE("every walk ends, whatever stands where an id should") {
+    WalkedFolder folder;
+    CHECK(folder.pages(4) == ". . . . |. . |");
+    folder.spoil("x'ff' where substr(ID, 16) = x'06'");
+    CHECK(folder.pages(4) == ". . . . |. |. |");
+    CHECK(folder.pages(1) == ". |. |. |. |. |. |");
+    CHECK(folder.open()->unwitnessed_audit_heads(9).value().size() == 5);  // nobody could witness the other
+    folder.spoil("x'fffe' where substr(ID, 16) = x'05'");
+    CHECK(folder.pages(4) == ". . . . |. . |");
+    CHECK(folder.pages(2) == ". . |. . |. . |");
+    folder.spoil("cast(substr(ID, 16) || x'aa' as blob) where length(ID) = 16");
+    CHECK(folder.pages(9) == ". . . . . . |");
+    CHECK(folder.pages(1) == ". |");
+}
+
+TEST_CASE("a walk over keys ends, whatever numbers stand in them") {
+    for (const char* change : {"purpose = 77", "purpose = -1", "generation = 0", "generation = 4294967297", "generation = -3"}) {
+        WalkedFolder folder;
+        const std::string where = " where substr(namespace_id, 16) > x'03'";
+        CHECK(Shell(folder.database).run(std::string("update data_keys set ") + change + where) == "");
+        auto storage = folder.open();
+        const std::string all = WalkedFolder::keys(*storage, 9);
+        CHECK(std::count(all.begin(), all.end(), '.') == 6);
+        CHECK(WalkedFolder::keys(*storage, 1).find("never") == std::string::npos);
+    }
 }
 
 TEST_CASE("a number without a name spoils its own row alone") {

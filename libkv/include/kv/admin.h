@@ -16,21 +16,41 @@ namespace kv {
 
 // ---- verification ----
 
-// One thing that is not as it should be. `kind` is one of a fixed list of names, see finding_kinds().
+// One thing that is not as it should be.
 struct Finding {
-    std::string kind;
-    std::string message;  // our words, ids, key paths and numbers; never a value
+    std::string kind;     // see finding_kinds()
+    std::string message;  // one line: our words, ids, key paths and numbers; never a value
     std::optional<NamespaceId> ns = {};
-    std::string key_path = {};
+    std::string key_path = {};  // made fit to be shown
     std::optional<std::uint64_t> version = {};
     std::optional<StreamId> stream = {};
     std::optional<std::uint64_t> sequence = {};
 };
-// "audit-row", "sealed-value"...: what verification can find, in the order of its steps.
+
+// What verification can find, in the order of its steps. These names do not change.
+//
+//   key-row              a stored key does not open, was edited, or is missing
+//   audit-row            an audit row was edited: its MAC is wrong
+//   audit-gap            audit rows are missing from a stream, out of order or repeated
+//   namespace-row        a namespace's application, secrecy, sealing or key generation was edited, or whether it is deleted
+//   namespace-set-back   its settings are of an older version than was recorded
+//   namespace-unaudited  its settings were changed, or it was made, outside the store
+//   namespace-missing    it went without a purge
+//   entry-row            an entry was moved, or edited so that its columns contradict each other or the record
+//   entry-set-back       an entry is of an older version or revision than was recorded
+//   entry-unaudited      an entry is of a version that was not recorded
+//   entry-missing        an entry went without a removal
+//   sealed-value         a sealed value does not open where it stands
+//   unsealed-value       a value of a secret namespace is not sealed
+//   version-row          an archived version has no entry, is not older than its entry, or was edited
+//   revision             the changes recorded in a namespace have gaps or repetitions, or do not lead to its revision
+//   audit-stream         a stream, or what a later one says it ended with, is missing
+//   audit-head           the head of a stream is not its last row: its tail was cut, or its head set back
+//   anchor               a head that was noted down is not in the log: all was set back together
 KV_EXPORT const std::vector<std::string_view>& finding_kinds();
 
 struct VerifyProgress {
-    std::string_view stage;  // "keys", "namespaces", "audit", "entries", "versions"
+    std::string_view stage;  // "keys", "audit", "namespaces", "entries", "versions"
     std::uint64_t done = 0;  // rows of that stage
 };
 
@@ -38,6 +58,8 @@ struct VerifyOptions {
     // Heads noted down elsewhere earlier: their rows must still be there.
     std::vector<AuditHead> anchors;
     std::size_t findings_max = 100;
+    // While the master key is being changed: the one before. Without it what that key wrapped is not looked at.
+    std::shared_ptr<KeyProvider> previous_keys;
     // Called now and then; false ends the verification with Errc::invalid_state.
     std::function<bool(const VerifyProgress&)> progress;
 };
@@ -57,17 +79,22 @@ struct VerifyReport {
     bool is_sound() const noexcept { return findings_total == 0; }
 };
 
-// Walks every audit stream, opens every sealed value, and holds each entry against the last version audited for it. The
-// storage may be served meanwhile: what changes under way is no finding. Memory: about 64 bytes an entry.
+// Opens every stored key and every sealed value, walks every audit stream, and holds each entry against its last change that
+// was audited. The storage may be served meanwhile: what changes under way is no finding, and no transaction stays open.
+// Memory: about 72 bytes for every entry in the audit log.
+//
+// What no key vouches for is not looked at: plain values, names, descriptions, metadata and times of the present version.
 // Errors: wrong_key, unavailable, invalid_state (cancelled); what is wrong with the rows stands in the report.
 KV_EXPORT Result<VerifyReport> verify(Storage& storage, KeyProvider& keys, const VerifyOptions& options);
-// The same with the audit key alone (see export_audit_key()): streams and versions, but no values, keys or namespaces.
+// The same with the audit key alone (see export_audit_key()): streams and versions, but no values, no stored keys and no MACs
+// of namespaces. Errc::wrong_key if it is not this store's, invalid_request if it is no key.
 KV_EXPORT Result<VerifyReport> verify_audit(Storage& storage, const SecretBytes& audit_key, const VerifyOptions& options);
 
 // The key that proves the audit log, and nothing else: for an auditor. 32 bytes.
 KV_EXPORT Result<SecretBytes> export_audit_key(Storage& storage, KeyProvider& keys);
 
-// Reads the heads that kvd logged ("audit-head stream=... sequence=... mac=...", as text or JSON lines) among other lines.
+// Reads the heads that kvd logged ("audit-head stream=... sequence=... mac=...", as text or JSON lines) among other lines,
+// whatever those may be.
 KV_EXPORT std::vector<AuditHead> parse_anchors(std::string_view text);
 
 // ---- keys ----

@@ -163,6 +163,11 @@ struct RestoreNamespace {
     using ReplyType = NamespaceReply;
     NamespaceId ns = {};
 };
+// See Store::rotate_data_key().
+struct RotateDataKey {
+    using ReplyType = NamespaceReply;
+    NamespaceRef ns = {};
+};
 
 // ---- entries ----
 
@@ -307,7 +312,7 @@ struct RecordRefusal {
 };
 
 using Request = std::variant<ListNamespaces, GetNamespace, CreateNamespace, UpdateNamespace, DeleteNamespace,
-                             RestoreNamespace, GetEntry, PutEntry, PatchEntry, DeleteEntry, ListEntries, BulkGet, BulkSet,
+                             RestoreNamespace, RotateDataKey, GetEntry, PutEntry, PatchEntry, DeleteEntry, ListEntries, BulkGet, BulkSet,
                              BulkDelete, RotateEntry, ListVersions, RollbackEntry, ListAudit, ExportEntries, RecordRefusal>;
 
 using Reply = std::variant<Done, NamespaceReply, NamespaceList, EntryReply, EntryList, VersionList, BulkGetReply,

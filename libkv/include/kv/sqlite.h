@@ -12,14 +12,17 @@ struct SqliteOptions {
     std::size_t readers = 4;    // read connections
     std::string vfs = {};       // SQLite VFS to open through; empty: the default
     // Reads a database that another process may be serving: takes no lock, changes nothing, and every write is
-    // Errc::unsupported. The file must exist, its schema must be the present one (older: Errc::unsupported).
+    // Errc::unsupported. The file must exist (Errc::not_found), its schema must be the present one (older:
+    // Errc::unsupported). SQLite keeps its -wal and -shm files beside it meanwhile, and leaves them there: where that folder
+    // may not be written and nobody serves the database, Errc::unavailable.
     bool read_only = false;
 };
 
-// Opens or creates a SQLite database (through SOCI), schema included. One process per file: it holds a lock on `PATH.lock`; a second
-// opener gets Errc::locked naming the process id of the first. A database of a newer schema: Errc::newer_schema.
-// An older one is copied to `PATH.schema-N` and then
-// migrated in one transaction. `clock` is borrowed and must outlive the storage.
+// Opens or creates a SQLite database (through SOCI), schema included. One process per file: it holds a lock on
+// `PATH.lock`; a second opener gets Errc::locked naming the process id of the first. A database of a newer schema:
+// Errc::newer_schema. An older one is copied to `PATH.schema-N` and then migrated in one transaction; without room for the
+// copy it stays as it is (Errc::storage_full). What hold_back() holds back is `PATH.reserve`. `clock` is borrowed and must
+// outlive the storage.
 KV_EXPORT Result<std::unique_ptr<Storage>> open_sqlite_storage(const SqliteOptions& options, Clock& clock);
 
 }  // namespace kv

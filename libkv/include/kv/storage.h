@@ -178,6 +178,8 @@ struct DueVersionRange {
 };
 
 // ---- walks: every row of a table in the order of its key, for backup and verification ----
+// An empty page is the end: the next page begins behind the last row of the one before. Where somebody made the id in a
+// key unreadable it reads as nil; a walk passes by such a row, and a page that ends in one is the last.
 
 struct EntryWalk {
     struct After {
@@ -289,7 +291,7 @@ struct Changeset {
     std::vector<KeyRef> erase_keys;         // with their generation
     std::vector<MetaRow> meta;              // insert or replace
     std::vector<std::string> erase_meta;
-    std::uint64_t erase_audit_to = 0;       // every audit row up to this position
+    std::uint64_t erase_audit_to = 0;       // every audit row up to this position; the newest only if `audit` adds one
     std::vector<AuditRow> audit;            // insert, in this order
     std::vector<HeadChange> heads;          // no stream twice
     std::vector<StreamId> erase_heads;

@@ -79,6 +79,9 @@ struct StoreStats {
     std::uint64_t overloaded = 0;
     std::uint64_t expired_entries = 0;
     std::uint64_t audit_rows = 0;
+    std::uint64_t data_key_seals_max = 0;       // by the present data key of any namespace; looked at every minute
+    std::uint64_t rekeying_namespaces = 0;      // with values that a replaced data key seals
+    std::uint64_t master_key_rows_missing = 0;  // stored keys not wrapped by the master key in use (yet)
     std::uint64_t audit_rows_removed = 0;   // by retention
     std::uint64_t audit_rows_archived = 0;
     std::uint64_t audit_archive_failures = 0;
@@ -128,9 +131,10 @@ public:
     // The reader must go before the store does.
     Result<std::unique_ptr<BackupReader>> backup(const Actor& actor);
     // Gives a secret namespace a new data key; its values are sealed anew in the background, after which the old key goes.
-    // Needs kv-admin in that namespace.
+    // Needs kv-admin in that namespace; Errc::invalid_request for a plain one. The same as the request RotateDataKey.
     Result<NamespaceReply> rotate_data_key(const Actor& actor, const NamespaceRef& ns);
-    // Whether values of a namespace are still sealed by a data key that was replaced.
+    // Whether values of a namespace are still sealed by a data key that was replaced. Errc::integrity once nothing is left
+    // of them but what does not open, Errc::not_found.
     Result<bool> is_rekeying(const NamespaceId& ns) const;
     // Drops the wraps of a master key that is not in use any more. Errc::invalid_request for the key in use or an unknown one,
     // Errc::invalid_state while a stored key lacks a wrap by the key in use. Answers how many wraps went.

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <deque>
 #include <mutex>
 #include <optional>
@@ -10,19 +11,11 @@
 #include <unordered_map>
 #include <utility>
 
-#include "bytes.h"
 #include "crypto/key_memory.h"
-#include "crypto/random.h"
+#include "crypto/wrap.h"
 
 namespace kv::crypto {
 namespace {
-
-// Wrapped key: 'W' | format 1 | algorithm 1 | nonce 12 | ciphertext 32 | tag 16.
-constexpr char wrap_magic = 'W';
-constexpr std::uint8_t wrap_format = 1;
-constexpr std::uint8_t wrap_algorithm = 1;  // AES-256-GCM
-constexpr std::size_t wrap_header_bytes = 3;
-constexpr std::size_t wrap_bytes = wrap_header_bytes + nonce_bytes + key_bytes + tag_bytes;
 
 // Two mebibytes of lockable memory; a system grants eight by default.
 constexpr std::size_t data_keys_cached_max = 4096;
@@ -30,80 +23,19 @@ constexpr std::size_t data_keys_cached_max = 4096;
 constexpr std::array internal_purposes = {KeyPurpose::audit, KeyPurpose::row_mac, KeyPurpose::token, KeyPurpose::cursor};
 static_assert(internal_purposes.size() * key_bytes <= key_slot_bytes);
 
-std::string_view name_of(KeyPurpose purpose) {
-    switch (purpose) {
-        case KeyPurpose::canary: return "canary";
-        case KeyPurpose::audit: return "audit";
-        case KeyPurpose::row_mac: return "row MAC";
-        case KeyPurpose::token: return "token";
-        case KeyPurpose::cursor: return "cursor";
-        case KeyPurpose::data: return "data";
+std::string wraps_of(const KeyRow& row) {
+    return row.wrap_key_id + (row.second_wrap_key_id.empty() ? "" : " or " + row.second_wrap_key_id);
+}
+
+// Neither of our master keys is named by the row.
+Error wrong_key(const KeyRow& row, const WrapKey& current, const WrapKey* previous) {
+    const std::string ours = previous == nullptr ? "the master key " + current.id() + " does"
+                                                 : "the master keys " + current.id() + " and " + previous->id() + " do";
+    if (row.purpose != KeyPurpose::data) {
+        return Error{Errc::wrong_key, ours + " not open this store, whose keys are wrapped by " + wraps_of(row), {}};
     }
-    return "unknown";
-}
-
-Error damaged(const KeyRow& row) {
-    std::string which = std::string(name_of(row.purpose)) + " key";
-    if (row.purpose == KeyPurpose::data) {
-        which += " of namespace " + row.ns.to_string() + ", generation " + std::to_string(row.generation) + ",";
-    }
-    return Error{Errc::integrity, "the stored " + which + " was changed or damaged", {}};
-}
-
-Error wrong_key(const KeyRow& row, const std::string& key_id) {
-    std::string stored = row.wrap_key_id;
-    if (!row.second_wrap_key_id.empty()) stored += " or " + row.second_wrap_key_id;
-    return Error{Errc::wrong_key, "the master key " + key_id + " does not open this store, whose keys are wrapped by " + stored, {}};
-}
-
-std::span<const std::uint8_t, key_bytes> as_key(const SecretBytes& key) {
-    return std::span<const std::uint8_t, key_bytes>(reinterpret_cast<const std::uint8_t*>(key.reveal().data()), key_bytes);
-}
-
-Mac commitment_of(const SecretBytes& key) { return blake2b_named("libkv key commitment 1", key.reveal()); }
-
-std::string associated_data(const KeyRow& row) {
-    BytesWriter writer;
-    writer.u8(wrap_format);
-    writer.u8(wrap_algorithm);
-    writer.u8(static_cast<std::uint8_t>(row.purpose));
-    writer.uuid(row.ns);
-    writer.string(row.application_id);
-    writer.u32(row.generation);
-    return writer.take();
-}
-
-std::unique_ptr<AesGcm> derive_wrap_key(const SecretBytes& master_key, CryptoBackend backend) {
-    Key derived = blake2b_keyed(as_key(master_key), {"libkv wrap key 1"});
-    auto wrap_key = AesGcm::create(derived, backend);
-    secure_wipe(derived.data(), derived.size());
-    return wrap_key;
-}
-
-Result<std::string> wrap(const AesGcm& wrap_key, const KeyRow& row, const SecretBytes& key) {
-    Nonce nonce;
-    random_bytes(nonce.data(), nonce.size());
-    std::string out(wrap_bytes, '\0');
-    out[0] = wrap_magic;
-    out[1] = static_cast<char>(wrap_format);
-    out[2] = static_cast<char>(wrap_algorithm);
-    std::copy(nonce.begin(), nonce.end(), out.begin() + wrap_header_bytes);
-    KV_CHECK(wrap_key.seal(nonce, associated_data(row), key.reveal(), out.data() + wrap_header_bytes + nonce_bytes));
-    return out;
-}
-
-// The key in one wrap of `row`, or nothing if it does not open.
-std::optional<SecretBytes> unwrap(const AesGcm& wrap_key, const KeyRow& row, std::string_view wrapped) {
-    if (wrapped.size() != wrap_bytes || wrapped[0] != wrap_magic || wrapped[1] != wrap_format || wrapped[2] != wrap_algorithm) {
-        return std::nullopt;
-    }
-    Nonce nonce;
-    std::copy_n(wrapped.begin() + wrap_header_bytes, nonce.size(), nonce.begin());
-    SecretBytes key = SecretBytes::of_size(key_bytes);
-    if (!wrap_key.open(nonce, associated_data(row), wrapped.substr(wrap_header_bytes + nonce_bytes), key.mutable_data())) {
-        return std::nullopt;
-    }
-    return key;
+    return Error{Errc::wrong_key, ours + " not open the " + describe(row) + " which is wrapped by " + wraps_of(row) +
+                                      " alone: start with KV_MASTER_KEY_PREVIOUS until every key is wrapped anew", {}};
 }
 
 struct DataKeyName {
@@ -146,6 +78,11 @@ public:
         std::erase_if(order_, [&](const DataKeyName& name) { return name.ns == ns; });
     }
 
+    void forget(const DataKeyName& name) {
+        std::unique_lock lock(mutex_);
+        if (keys_.erase(name) > 0) std::erase(order_, name);
+    }
+
 private:
     mutable std::shared_mutex mutex_;
     std::unordered_map<DataKeyName, std::shared_ptr<const AesGcm>, DataKeyHash> keys_;
@@ -155,19 +92,21 @@ private:
 }  // namespace
 
 struct Keyring::State {
-    State(const SecretBytes& master_key, CryptoBackend chosen)
-        : key_id(master_key_id(master_key)), backend(chosen), wrap_key(derive_wrap_key(master_key, chosen)) {}
+    State(const SecretBytes& master_key, CryptoBackend chosen) : backend(chosen), current(master_key, chosen) {}
 
     Result<void> draw_internal_keys(Time now);
     Result<void> load_internal_keys(const std::vector<KeyRow>& stored);
+    Result<SecretBytes> load(const KeyRow& row);
     Result<KeyRow> wrap_row(KeyRow row, const SecretBytes& key) const;
-    Result<SecretBytes> unwrap_row(const KeyRow& row) const;
+    Result<SecretBytes> open_row(const KeyRow& row) const;
+    Result<KeyRow> rewrap(KeyRow row) const;
     void keep(KeyPurpose purpose, const SecretBytes& key);
     std::span<const std::uint8_t, key_bytes> internal_key(KeyPurpose purpose) const;
 
-    std::string key_id;
     CryptoBackend backend;
-    std::unique_ptr<AesGcm> wrap_key;
+    WrapKey current;
+    std::optional<WrapKey> previous;
+    std::atomic<bool> wraps_by_previous{false};
     KeySlot internal_keys;  // side by side, in the order of internal_purposes
     std::vector<KeyRow> new_rows;
     DataKeyCache data_keys;
@@ -180,6 +119,14 @@ std::size_t internal_offset(KeyPurpose purpose) {
     return static_cast<std::size_t>(found - internal_purposes.begin()) * key_bytes;
 }
 
+KeyRow internal_row(KeyPurpose purpose, Time now) {
+    KeyRow row;
+    row.purpose = purpose;
+    row.generation = 1;
+    row.created_at = now;
+    return row;
+}
+
 // The only row of that purpose, with nothing in it that such a row cannot have.
 Result<const KeyRow*> find_internal_row(const std::vector<KeyRow>& stored, KeyPurpose purpose) {
     const KeyRow* found = nullptr;
@@ -188,16 +135,8 @@ Result<const KeyRow*> find_internal_row(const std::vector<KeyRow>& stored, KeyPu
         if (found != nullptr || !row.ns.is_nil() || row.generation != 1 || !row.application_id.empty()) return damaged(row);
         found = &row;
     }
-    if (found == nullptr) return Error{Errc::integrity, "the " + std::string(name_of(purpose)) + " key of the store is missing", {}};
+    if (found == nullptr) return Error{Errc::integrity, "the " + describe(internal_row(purpose, {})) + " of the store is missing", {}};
     return found;
-}
-
-KeyRow internal_row(KeyPurpose purpose, Time now) {
-    KeyRow row;
-    row.purpose = purpose;
-    row.generation = 1;
-    row.created_at = now;
-    return row;
 }
 
 }  // namespace
@@ -217,29 +156,55 @@ Result<void> Keyring::State::draw_internal_keys(Time now) {
 Result<void> Keyring::State::load_internal_keys(const std::vector<KeyRow>& stored) {
     // The canary first, so that a wrong key is called that and nothing else.
     KV_TRY(const KeyRow* canary, find_internal_row(stored, KeyPurpose::canary));
-    KV_CHECK(unwrap_row(*canary));
+    KV_CHECK(load(*canary));
+    // It tells whether the previous key still counts: it is the last row that a forgotten key's wrap is dropped from.
+    wraps_by_previous = previous && previous->is_named_by(*canary);
     for (KeyPurpose purpose : internal_purposes) {
         KV_TRY(const KeyRow* row, find_internal_row(stored, purpose));
-        KV_TRY(const SecretBytes key, unwrap_row(*row));
+        KV_TRY(const SecretBytes key, load(*row));
         keep(purpose, key);
     }
     return {};
 }
 
+// Opens an internal row, and sees to it that it will be wrapped by the current key.
+Result<SecretBytes> Keyring::State::load(const KeyRow& row) {
+    KV_TRY(SecretBytes key, open_row(row));
+    if (!current.is_named_by(row)) {
+        KV_TRY(KeyRow rewrapped, rewrap(row));
+        new_rows.push_back(std::move(rewrapped));
+    }
+    return key;
+}
+
 Result<KeyRow> Keyring::State::wrap_row(KeyRow row, const SecretBytes& key) const {
-    KV_TRY(row.wrap, wrap(*wrap_key, row, key));
-    row.wrap_key_id = key_id;
+    KV_TRY(row.wrap, current.wrap(row, key));
+    row.wrap_key_id = current.id();
     row.commitment = commitment_of(key);
+    if (wraps_by_previous) {
+        KV_TRY(row.second_wrap, previous->wrap(row, key));
+        row.second_wrap_key_id = previous->id();
+    }
     return row;
 }
 
-Result<SecretBytes> Keyring::State::unwrap_row(const KeyRow& row) const {
-    const bool is_first = row.wrap_key_id == key_id;
-    if (!is_first && row.second_wrap_key_id != key_id) return wrong_key(row, key_id);
-    auto key = unwrap(*wrap_key, row, is_first ? row.wrap : row.second_wrap);
-    // AES-GCM alone does not tie a ciphertext to one key; the commitment does.
-    if (!key || !equal(commitment_of(*key), row.commitment)) return damaged(row);
-    return *std::move(key);
+Result<SecretBytes> Keyring::State::open_row(const KeyRow& row) const {
+    if (current.is_named_by(row)) return current.open(row);
+    if (previous && previous->is_named_by(row)) return previous->open(row);
+    return wrong_key(row, current, previous ? &*previous : nullptr);
+}
+
+// A third, older wrap is what gives way.
+Result<KeyRow> Keyring::State::rewrap(KeyRow row) const {
+    if (current.is_named_by(row)) return row;
+    KV_TRY(const SecretBytes key, open_row(row));
+    if (row.second_wrap_key_id != previous->id()) {
+        row.second_wrap_key_id = std::move(row.wrap_key_id);
+        row.second_wrap = std::move(row.wrap);
+    }
+    KV_TRY(row.wrap, current.wrap(row, key));
+    row.wrap_key_id = current.id();
+    return row;
 }
 
 void Keyring::State::keep(KeyPurpose purpose, const SecretBytes& key) {
@@ -250,12 +215,25 @@ std::span<const std::uint8_t, key_bytes> Keyring::State::internal_key(KeyPurpose
     return std::span<const std::uint8_t, key_bytes>(internal_keys.data() + internal_offset(purpose), key_bytes);
 }
 
-Result<std::unique_ptr<Keyring>> Keyring::open(const SecretBytes& master_key, CryptoBackend backend,
-                                               std::vector<KeyRow> stored, Time now) {
-    if (master_key.size() != master_key_bytes) {
-        return Error{Errc::invalid_request, "a master key has 32 bytes, not " + std::to_string(master_key.size()), {}};
-    }
+namespace {
+
+Result<void> check_size(const SecretBytes& master_key) {
+    if (master_key.size() == master_key_bytes) return {};
+    return Error{Errc::invalid_request, "a master key has 32 bytes, not " + std::to_string(master_key.size()), {}};
+}
+
+}  // namespace
+
+Result<std::unique_ptr<Keyring>> Keyring::open(const SecretBytes& master_key, CryptoBackend backend, std::vector<KeyRow> stored,
+                                               Time now, const SecretBytes* previous) {
+    KV_CHECK(check_size(master_key));
+    if (previous != nullptr) KV_CHECK(check_size(*previous));
     auto state = std::make_unique<State>(master_key, backend);
+    if (previous != nullptr) {
+        state->previous.emplace(*previous, backend);
+        if (state->previous->id() == state->current.id()) state->previous.reset();
+    }
+    state->wraps_by_previous = state->previous.has_value();
     KV_CHECK(stored.empty() ? state->draw_internal_keys(now) : state->load_internal_keys(stored));
     return std::unique_ptr<Keyring>(new Keyring(std::move(state)));
 }
@@ -264,7 +242,10 @@ Keyring::Keyring(std::unique_ptr<State> state) : state_(std::move(state)) {}
 Keyring::~Keyring() = default;
 
 std::vector<KeyRow> Keyring::take_new_rows() { return std::exchange(state_->new_rows, {}); }
-const std::string& Keyring::key_id() const noexcept { return state_->key_id; }
+const std::string& Keyring::key_id() const noexcept { return state_->current.id(); }
+std::string Keyring::previous_key_id() const { return state_->previous ? state_->previous->id() : std::string(); }
+bool Keyring::wraps_by_previous() const noexcept { return state_->wraps_by_previous; }
+void Keyring::stop_wrapping_by_previous() noexcept { state_->wraps_by_previous = false; }
 CryptoBackend Keyring::backend() const noexcept { return state_->backend; }
 
 Result<KeyRow> Keyring::make_data_key(const NamespaceId& ns, const std::string& application_id, std::uint32_t generation,
@@ -284,13 +265,21 @@ std::shared_ptr<const AesGcm> Keyring::data_key(const NamespaceId& ns, std::uint
 
 Result<std::shared_ptr<const AesGcm>> Keyring::adopt(const KeyRow& row) {
     if (row.purpose != KeyPurpose::data || row.generation == 0) return damaged(row);
-    KV_TRY(const SecretBytes key, state_->unwrap_row(row));
+    KV_TRY(const SecretBytes key, state_->open_row(row));
     std::shared_ptr<const AesGcm> data_key = AesGcm::create(as_key(key), state_->backend);
     state_->data_keys.put({row.ns, row.generation}, data_key);
     return data_key;
 }
 
 void Keyring::forget(const NamespaceId& ns) { state_->data_keys.forget(ns); }
+void Keyring::forget(const NamespaceId& ns, std::uint32_t generation) { state_->data_keys.forget(DataKeyName{ns, generation}); }
+
+Result<KeyRow> Keyring::rewrap(const KeyRow& row) const { return state_->rewrap(row); }
+
+Result<void> Keyring::check(const KeyRow& row) const {
+    KV_CHECK(state_->current.open(row));
+    return {};
+}
 
 Mac Keyring::row_mac(std::string_view canonical) const {
     return blake2b_keyed(state_->internal_key(KeyPurpose::row_mac), {canonical});
@@ -305,8 +294,11 @@ Key Keyring::derived_key(std::string_view context) const {
 }
 
 Key Keyring::audit_stream_key(const StreamId& stream) const {
-    return blake2b_keyed(state_->internal_key(KeyPurpose::audit),
-                         {{reinterpret_cast<const char*>(stream.bytes.data()), stream.bytes.size()}});
+    return crypto::audit_stream_key(state_->internal_key(KeyPurpose::audit), stream);
+}
+
+Key audit_stream_key(std::span<const std::uint8_t, key_bytes> audit_key, const StreamId& stream) {
+    return blake2b_keyed(audit_key, {{reinterpret_cast<const char*>(stream.bytes.data()), stream.bytes.size()}});
 }
 
 }  // namespace kv::crypto

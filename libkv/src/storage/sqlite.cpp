@@ -20,6 +20,7 @@ namespace {
 // start the file anew, which needs a moment without readers. Where room is short it does both early.
 constexpr std::size_t wal_pages_checkpoint = 1024;
 constexpr std::size_t wal_pages_truncate = 16 * 1024;
+constexpr std::chrono::milliseconds truncate_patience{100};
 constexpr std::size_t wal_pages_short_of_room = 64;
 
 class Writer final : public Answers<StorageWriter, Writer> {
@@ -254,7 +255,8 @@ void SqliteStorage::checkpoint_if_due() {
 }
 
 bool SqliteStorage::checkpoint(std::size_t pages) {
-    if (reserve_.is_let_go()) return writer_->checkpoint_truncate();
+    // One reader after the other would keep the file from starting anew, and there is no room for it to grow.
+    if (reserve_.is_let_go()) return writer_->checkpoint_truncate(truncate_patience);
     const bool is_complete = writer_->checkpoint_passive();
     return pages >= wal_pages_truncate ? writer_->checkpoint_truncate() : is_complete;
 }

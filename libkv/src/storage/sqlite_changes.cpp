@@ -178,6 +178,15 @@ Result<void> put_head(Connection& connection, const HeadChange& change) {
     return {};
 }
 
+// The old rows go after the new ones came: an empty table would count its positions from 1 again.
+void change_audit(Connection& connection, const Changeset& changes) {
+    const bool erases = changes.erase_audit_to > 0;
+    const std::int64_t newest = erases ? connection.ask_integer("select max(position) from audit") : 0;
+    for (const AuditRow& row : changes.audit) insert_audit(connection, row);
+    if (!erases) return;
+    connection.run("delete from audit where position <= ?1", std::min(bound(changes.erase_audit_to), newest)).finish();
+}
+
 }  // namespace
 
 Result<void> apply(Connection& connection, const Changeset& changes) {
@@ -199,12 +208,8 @@ Result<void> apply(Connection& connection, const Changeset& changes) {
     }
     for (const MetaRow& row : changes.meta) put_meta(connection, row);
     for (const std::string& name : changes.erase_meta) connection.run("delete from meta where name = ?1", name).finish();
-    for (const AuditRow& row : changes.audit) insert_audit(connection, row);
+    change_audit(connection, changes);
     for (const HeadChange& change : changes.heads) KV_CHECK(put_head(connection, change));
-    // After the new rows: an empty table would count its positions from 1 again.
-    if (changes.erase_audit_to > 0) {
-        connection.run("delete from audit where position <= ?1", bound(changes.erase_audit_to)).finish();
-    }
     for (const StreamId& stream : changes.erase_heads) {
         connection.run("delete from audit_heads where stream = ?1", stream).finish();
     }

@@ -3,6 +3,7 @@
 #include <soci/soci.h>
 #include <soci/sqlite3/soci-sqlite3.h>
 
+#include <cstring>
 #include <new>
 #include <unordered_map>
 
@@ -117,7 +118,6 @@ Result<void> check_library() {
 
 bool is_disk_full(int code) { return (code & 0xff) == SQLITE_FULL; }
 bool is_taken_name(int code) { return code == SQLITE_CONSTRAINT_UNIQUE; }
-void throw_malformed() { throw Failure{SQLITE_CORRUPT}; }
 
 // ---- Run ----
 
@@ -155,8 +155,11 @@ std::string_view Run::next_blob() {
 }
 void Run::next_bytes(std::uint8_t* data, std::size_t size) {
     const std::string_view bytes = next_blob();
-    if (bytes.size() != size) throw_malformed();
-    for (std::size_t i = 0; i < size; ++i) data[i] = static_cast<std::uint8_t>(bytes[i]);
+    if (bytes.size() == size) {
+        std::memcpy(data, bytes.data(), size);
+    } else {
+        std::memset(data, 0, size);
+    }
 }
 
 std::int64_t Run::integer(int column) const { return sqlite3_column_int64(statement_, column); }
@@ -247,8 +250,8 @@ bool Connection::checkpoint_passive() {
     return pages == done;
 }
 
-bool Connection::checkpoint_truncate() {
-    check(sqlite3_busy_timeout(impl_->handle, 0));
+bool Connection::checkpoint_truncate(std::chrono::milliseconds patience) {
+    check(sqlite3_busy_timeout(impl_->handle, static_cast<int>(patience.count())));
     const int code = sqlite3_wal_checkpoint_v2(impl_->handle, nullptr, SQLITE_CHECKPOINT_TRUNCATE, nullptr, nullptr);
     check(sqlite3_busy_timeout(impl_->handle, busy_timeout_ms));
     if (code == SQLITE_BUSY) return false;

@@ -1,6 +1,6 @@
 #pragma once
-#include <algorithm>
 #include <array>
+#include <chrono>
 #include <cstdint>
 #include <memory>
 #include <optional>
@@ -31,7 +31,6 @@ Result<void> check_library();
 Error translate_current_exception();
 bool is_disk_full(int code);
 bool is_taken_name(int code);  // a unique index refused the row
-[[noreturn]] void throw_malformed();
 
 template <class T>
 struct ResultOf {
@@ -119,6 +118,8 @@ private:
     std::int64_t next_integer();
     std::string_view next_text();
     std::string_view next_blob();
+    // Bytes of another length than the column has by our schema read as zeros, which stand for nothing: no id is made of
+    // them, and no MAC matches them. So they spoil their own row alone: whoever opens it judges it.
     void next_bytes(std::uint8_t* data, std::size_t size);
 
     template <class T>
@@ -151,7 +152,12 @@ private:
     template <class T>
         requires std::is_integral_v<T>
     void read_one(T& value) {
-        value = static_cast<T>(next_integer());
+        const std::int64_t number = next_integer();
+        if constexpr (sizeof(T) < sizeof number && !std::is_same_v<T, bool>) {
+            value = std::in_range<T>(number) ? static_cast<T>(number) : T{0};
+        } else {
+            value = static_cast<T>(number);
+        }
     }
     template <class T>
         requires std::is_enum_v<T>
@@ -165,10 +171,7 @@ private:
     void read_one(Uuid& id) { next_bytes(id.bytes.data(), id.bytes.size()); }
     template <std::size_t N>
     void read_one(std::array<std::uint8_t, N>& bytes) {
-        // A MAC of another length is nobody's: it reads as zeros, which match nothing, and so spoils its own row alone.
-        const std::string_view blob = next_blob();
-        bytes.fill(0);
-        if (blob.size() == N) std::copy(blob.begin(), blob.end(), bytes.begin());
+        next_bytes(bytes.data(), N);
     }
     template <class String>
     void read_one(const Blob<String>& blob) {
@@ -222,9 +225,10 @@ public:
 
     // Pages in the WAL after the last commit of this connection.
     std::size_t wal_pages() const;
-    // Both return true if the whole WAL is in the database now. Neither waits for readers.
+    // Both return true if the whole WAL is in the database now. The first never waits for readers, the second as long as
+    // it is told to.
     bool checkpoint_passive();
-    bool checkpoint_truncate();
+    bool checkpoint_truncate(std::chrono::milliseconds patience = {});
     // What closing the last connection does otherwise, and only the writer may.
     void allow_checkpoint_on_close();
 

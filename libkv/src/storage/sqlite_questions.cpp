@@ -1,6 +1,7 @@
 #include "storage/sqlite_questions.h"
 
 #include <algorithm>
+#include <iterator>
 #include <limits>
 
 #include "storage/batch.h"
@@ -15,6 +16,9 @@ constexpr std::int64_t integer_max = std::numeric_limits<std::int64_t>::max();
 std::int64_t bound(std::uint64_t value) {
     return static_cast<std::int64_t>(std::min<std::uint64_t>(value, static_cast<std::uint64_t>(integer_max)));
 }
+
+// For SQLite every number is less than every BLOB: a place before any id, also before one that is too short.
+constexpr std::int64_t before_all_ids = 0;
 
 // For SQLite every TEXT is less than every BLOB: an end that no key reaches.
 const std::string no_bytes;
@@ -36,15 +40,24 @@ EntryRow read_entry(Run& run) {
 VersionRow read_version(Run& run) {
     return read_row<VersionRow>(run, [](auto& row, auto&& io) { exchange_version(row, io); });
 }
+KeyRow read_key(Run& run) {
+    return read_row<KeyRow>(run, [](auto& row, auto&& io) { exchange_key(row, io); });
+}
+EventRow read_event(Run& run) {
+    return read_row<EventRow>(run, [](auto& row, auto&& io) { exchange_event(row, io); });
+}
+AuditHead read_head(Run& run) {
+    return read_row<AuditHead>(run, [](auto& row, auto&& io) { io(row.stream, row.sequence, row.mac, row.state); });
+}
 AuditRow read_audit(Run& run) {
     AuditRow row = read_row<AuditRow>(run, [](auto& fields, auto&& io) { exchange_audit(fields, io); });
     run.read(row.position);
     return row;
 }
 
-template <class Row, class Exchange>
-void read_all(Run& run, std::vector<Row>& rows, Exchange&& exchange) {
-    while (run.next()) rows.push_back(read_row<Row>(run, exchange));
+template <class Row, class Read>
+void read_all(Run& run, std::vector<Row>& rows, Read&& read) {
+    while (run.next()) rows.push_back(read(run));
 }
 
 template <class Row, class Read>
@@ -54,9 +67,39 @@ std::vector<Row> read_batch(Run run, std::size_t limit, std::size_t bytes, Read&
     return batch.take();
 }
 
-constexpr auto key_columns = [](auto& row, auto&& io) { exchange_key(row, io); };
-constexpr auto event_columns = [](auto& row, auto&& io) { exchange_event(row, io); };
-constexpr auto head_columns = [](auto& row, auto&& io) { io(row.stream, row.sequence, row.mac, row.state); };
+// Without the rows that somebody made unreadable: nobody could do what is due.
+template <class Row, class Read, class IsLost>
+std::vector<Row> read_due(Run run, std::size_t limit, std::size_t bytes, Read&& read, IsLost&& is_lost) {
+    Batch<Row> batch(limit, bytes);
+    while (!batch.is_full() && run.next()) {
+        if (Row row = read(run); !is_lost(row)) batch.add(std::move(row));
+    }
+    return batch.take();
+}
+
+// A page behind whose last row the next begins. A row is lost if somebody made its place in the order unreadable, so that
+// nothing can begin behind it: it stands in the page of the next row that is not lost, before it, without its value and
+// if there is room. Where there is no such row any more, the lost ones are the last page.
+template <class Row, class Read, class IsLost>
+std::vector<Row> read_page(Run run, std::size_t limit, std::size_t bytes, Read&& read, IsLost&& is_lost) {
+    std::vector<Row> rows;
+    std::vector<Row> lost;  // since the last of `rows`
+    std::size_t held = 0;
+    while (rows.size() < limit && held <= bytes && run.next()) {
+        Row row = read(run);
+        if (is_lost(row)) {
+            if constexpr (requires { row.value; }) row.value.clear();
+            if (lost.size() < limit) lost.push_back(std::move(row));
+            continue;
+        }
+        lost.resize(std::min(lost.size(), limit - rows.size() - 1));
+        std::move(lost.begin(), lost.end(), std::back_inserter(rows));
+        lost.clear();
+        if constexpr (requires { row.value; }) held += row.value.size();
+        rows.push_back(std::move(row));
+    }
+    return rows.empty() ? lost : rows;
+}
 
 }  // namespace
 
@@ -117,7 +160,7 @@ namespace {
 #define KV_NAMESPACES_IN_RANGE                                                                               \
     " (application_id, name, id) > (?1, ?2, ?3) and application_id <= ?4 and (?5 is null or name = ?5)"      \
     " and (?6 is null or deleted_at < ?6) and (?7 is null or sealing = ?7) and (?8 = 0 or deleted_at is null)" \
-    " and (?9 is null or seals >= ?9) order by application_id, name, id limit ?10"
+    " and (?9 is null or seals >= ?9) order by application_id, name, id"
 
 // The few deleted or sealing ones have indexes of their own, because maintenance asks for them all the time.
 const char* namespaces_sql(const NamespaceRange& range) {
@@ -136,19 +179,23 @@ const char* namespaces_sql(const NamespaceRange& range) {
 }  // namespace
 
 std::vector<NamespaceRow> Questions::scan_namespaces(const NamespaceRange& range) {
-    const NamespaceRange::After first{range.application_id.value_or(""), "", {}};
-    const NamespaceRange::After& after = range.after ? *range.after : first;
-    Run run = connection_.run(namespaces_sql(range), after.application_id, after.name, after.id);
+    if (range.after && range.after->id.is_nil()) return {};
+    Run run = connection_.run(namespaces_sql(range));
+    if (range.after) {
+        run.bind(range.after->application_id, range.after->name, range.after->id);
+    } else {
+        run.bind(range.application_id ? std::string_view(*range.application_id) : std::string_view(), std::string_view(),
+                 before_all_ids);
+    }
     if (range.application_id) {
         run.bind(*range.application_id);
     } else {
         run.bind(after_all_text);
     }
     run.bind(range.name, range.deleted_before, range.sealing, range.deleted == NamespaceRange::Deleted::live,
-             range.seals_from, bound(range.limit));
-    std::vector<NamespaceRow> rows;
-    while (run.next()) rows.push_back(read_namespace(run));
-    return rows;
+             range.seals_from);
+    return read_page<NamespaceRow>(std::move(run), range.limit, SIZE_MAX, read_namespace,
+                                   [](const NamespaceRow& row) { return row.id.is_nil(); });
 }
 
 // ---- entries by range ----
@@ -304,7 +351,7 @@ std::vector<EventRow> Questions::scan_events(const EventRange& range) {
                               " from outbox where namespace_id = ?1 and revision > ?2 order by revision limit ?3",
                               range.ns, bound(range.after), bound(range.limit));
     std::vector<EventRow> rows;
-    read_all(run, rows, event_columns);
+    read_all(run, rows, read_event);
     return rows;
 }
 
@@ -349,7 +396,8 @@ std::vector<EntryRow> Questions::scan_due(const DueRange& range) {
     } else if (range.kind != DueRange::Kind::all) {
         run.bind(range.before, after.at, after.id);
     }
-    return read_batch<EntryRow>(std::move(run), range.limit, range.bytes, read_entry);
+    return read_due<EntryRow>(std::move(run), range.limit, range.bytes, read_entry,
+                              [](const EntryRow& row) { return row.id.is_nil() || row.ns.is_nil(); });
 }
 
 void Questions::name_keys(std::vector<VersionRow>& rows) {
@@ -362,79 +410,102 @@ void Questions::name_keys(std::vector<VersionRow>& rows) {
 std::vector<VersionRow> Questions::scan_due_versions(const DueVersionRange& range) {
     const DueVersionRange::After start;
     const DueVersionRange::After& after = range.after ? *range.after : start;
-    std::vector<VersionRow> rows = read_batch<VersionRow>(
+    std::vector<VersionRow> rows = read_due<VersionRow>(
         connection_.run("select " KV_VERSION_COLUMNS ", value from versions indexed by versions_by_generation"
                         " where namespace_id = ?1 and is_tombstone = 0 and key_generation < ?2"
                         " and (key_generation, entry_id, version) > (?3, ?4, ?5)"
                         " order by key_generation, entry_id, version",
                         range.ns, range.generation, after.generation, after.entry_id, after.version),
-        range.limit, range.bytes, read_version);
+        range.limit, range.bytes, read_version, [](const VersionRow& row) { return row.entry_id.is_nil(); });
     name_keys(rows);
     return rows;
 }
 
 // ---- walks ----
-// Each begins behind a place that is below every row: ids of zeros are nobody's.
+// A walk that shall go on behind an id of zeros, or behind a key without a number, was given no row but lost ones: it is
+// at its end.
+
+namespace {
+
+bool is_lost(KeyPurpose purpose, const NamespaceId& ns, std::uint32_t generation) {
+    return purpose == KeyPurpose{} || generation == 0 || (purpose == KeyPurpose::data && ns.is_nil());
+}
+
+}  // namespace
 
 std::vector<EntryRow> Questions::walk_entries(const EntryWalk& walk) {
-    const EntryWalk::After start;
-    const EntryWalk::After& after = walk.after ? *walk.after : start;
-    return read_batch<EntryRow>(
-        connection_.run("select " KV_ENTRY_COLUMNS ", iif(?1, value, x'') from entries indexed by entries_by_key"
-                        " where (namespace_id, key_path) > (?2, ?3) order by namespace_id, key_path",
-                        walk.values, after.ns, after.key_path),
-        walk.limit, walk.bytes, read_entry);
+    if (walk.after && walk.after->ns.is_nil()) return {};
+    Run run = connection_.run("select " KV_ENTRY_COLUMNS ", iif(?1, value, x'') from entries indexed by entries_by_key"
+                              " where (namespace_id, key_path) > (?2, ?3) order by namespace_id, key_path",
+                              walk.values);
+    if (walk.after) {
+        run.bind(walk.after->ns, walk.after->key_path);
+    } else {
+        run.bind(before_all_ids, std::string_view());
+    }
+    return read_page<EntryRow>(std::move(run), walk.limit, walk.bytes, read_entry,
+                               [](const EntryRow& row) { return row.ns.is_nil(); });
 }
 
 std::vector<VersionRow> Questions::walk_versions(const VersionWalk& walk) {
-    const VersionWalk::After start;
-    const VersionWalk::After& after = walk.after ? *walk.after : start;
-    std::vector<VersionRow> rows = read_batch<VersionRow>(
-        connection_.run("select " KV_VERSION_COLUMNS ", iif(?1, value, x'') from versions"
-                        " where (entry_id, version) > (?2, ?3) order by entry_id, version",
-                        walk.values, after.entry_id, after.version),
-        walk.limit, walk.bytes, read_version);
+    if (walk.after && walk.after->entry_id.is_nil()) return {};
+    Run run = connection_.run("select " KV_VERSION_COLUMNS ", iif(?1, value, x'') from versions"
+                              " where (entry_id, version) > (?2, ?3) order by entry_id, version",
+                              walk.values);
+    if (walk.after) {
+        run.bind(walk.after->entry_id, walk.after->version);
+    } else {
+        run.bind(before_all_ids, 0);
+    }
+    std::vector<VersionRow> rows = read_page<VersionRow>(std::move(run), walk.limit, walk.bytes, read_version,
+                                                         [](const VersionRow& row) { return row.entry_id.is_nil(); });
     name_keys(rows);
     return rows;
 }
 
 std::vector<EventRow> Questions::walk_events(const EventWalk& walk) {
-    const EventWalk::After start;
-    const EventWalk::After& after = walk.after ? *walk.after : start;
-    Run run = connection_.run("select " KV_EVENT_COLUMNS
-                              " from outbox where (namespace_id, revision) > (?1, ?2)"
-                              " order by namespace_id, revision limit ?3",
-                              after.ns, after.revision, bound(walk.limit));
-    std::vector<EventRow> rows;
-    read_all(run, rows, event_columns);
-    return rows;
+    if (walk.after && walk.after->ns.is_nil()) return {};
+    Run run = connection_.run("select " KV_EVENT_COLUMNS " from outbox where (namespace_id, revision) > (?1, ?2)"
+                              " order by namespace_id, revision");
+    if (walk.after) {
+        run.bind(walk.after->ns, walk.after->revision);
+    } else {
+        run.bind(before_all_ids, 0);
+    }
+    return read_page<EventRow>(std::move(run), walk.limit, SIZE_MAX, read_event,
+                               [](const EventRow& row) { return row.ns.is_nil(); });
 }
 
 std::vector<AuditHead> Questions::walk_audit_heads(const HeadWalk& walk) {
-    const StreamId after = walk.after.value_or(StreamId{});
-    Run run = connection_.run("select stream, sequence, mac, closed from audit_heads where stream > ?1"
-                              " order by stream limit ?2",
-                              after, bound(walk.limit));
-    std::vector<AuditHead> heads;
-    read_all(run, heads, head_columns);
-    return heads;
+    if (walk.after && walk.after->is_nil()) return {};
+    Run run = connection_.run("select " KV_HEAD_COLUMNS " from audit_heads where stream > ?1 order by stream");
+    if (walk.after) {
+        run.bind(*walk.after);
+    } else {
+        run.bind(before_all_ids);
+    }
+    return read_page<AuditHead>(std::move(run), walk.limit, SIZE_MAX, read_head,
+                                [](const AuditHead& head) { return head.stream.is_nil(); });
 }
 
 std::vector<KeyRow> Questions::walk_keys(const KeyWalk& walk) {
-    const KeyWalk::After start{KeyPurpose{}, {}, 0};
-    const KeyWalk::After& after = walk.after ? *walk.after : start;
+    const std::optional<KeyWalk::After>& after = walk.after;
+    if (after && is_lost(after->purpose, after->ns, after->generation)) return {};
     Run run = connection_.run("select " KV_KEY_COLUMNS
-                              " from data_keys where (purpose, namespace_id, generation) > (?1, ?2, ?3)"
-                              " and (?4 = '' or ?4 in (wrap_key_id, second_wrap_key_id))"
-                              " and (?5 = '' or ?5 not in (wrap_key_id, second_wrap_key_id))"
-                              " and (not ?6 or (purpose = ?7 and generation <"
+                              " from data_keys where (?1 = '' or ?1 in (wrap_key_id, second_wrap_key_id))"
+                              " and (?2 = '' or ?2 not in (wrap_key_id, second_wrap_key_id))"
+                              " and (not ?3 or (purpose = ?4 and generation <"
                               " (select key_generation from namespaces where id = data_keys.namespace_id)))"
-                              " order by purpose, namespace_id, generation limit ?8",
-                              after.purpose, after.ns, after.generation, walk.wrapped_by, walk.not_wrapped_by,
-                              walk.outdated, KeyPurpose::data, bound(walk.limit));
-    std::vector<KeyRow> rows;
-    read_all(run, rows, key_columns);
-    return rows;
+                              " and (purpose, namespace_id, generation) > (?5, ?6, ?7)"
+                              " order by purpose, namespace_id, generation",
+                              walk.wrapped_by, walk.not_wrapped_by, walk.outdated, KeyPurpose::data);
+    if (after) {
+        run.bind(after->purpose, after->ns, after->generation);
+    } else {
+        run.bind(std::numeric_limits<std::int64_t>::min(), before_all_ids, 0);
+    }
+    return read_page<KeyRow>(std::move(run), walk.limit, SIZE_MAX, read_key,
+                             [](const KeyRow& row) { return is_lost(row.purpose, row.ns, row.generation); });
 }
 
 // ---- small tables ----
@@ -446,7 +517,7 @@ std::vector<KeyRow> Questions::get_keys(std::span<const KeyRef> refs) {
                                   " from data_keys where purpose = ?1 and namespace_id = ?2"
                                   " and (?3 is null or generation = ?3) order by generation",
                                   ref.purpose, ref.ns, ref.generation);
-        read_all(run, rows, key_columns);
+        read_all(run, rows, read_key);
     }
     return rows;
 }
@@ -456,31 +527,32 @@ std::vector<KeyRow> Questions::internal_keys() {
                               " from data_keys where purpose <> ?1 order by purpose, namespace_id, generation",
                               KeyPurpose::data);
     std::vector<KeyRow> rows;
-    read_all(run, rows, key_columns);
+    read_all(run, rows, read_key);
     return rows;
 }
 
 std::vector<AuditHead> Questions::get_audit_heads(std::span<const StreamId> streams) {
     std::vector<AuditHead> heads;
     for (const StreamId& stream : streams) {
-        Run run = connection_.run("select stream, sequence, mac, closed from audit_heads where stream = ?1", stream);
-        read_all(run, heads, head_columns);
+        Run run = connection_.run("select " KV_HEAD_COLUMNS " from audit_heads where stream = ?1", stream);
+        read_all(run, heads, read_head);
     }
     return heads;
 }
 
 std::vector<AuditHead> Questions::unwitnessed_audit_heads(std::size_t limit) {
     Run run = connection_.run(
-        "select stream, sequence, mac, closed from audit_heads where closed <> 2 order by stream limit ?1", bound(limit));
+        "select " KV_HEAD_COLUMNS " from audit_heads where closed <> 2 and length(stream) = 16 order by stream limit ?1",
+        bound(limit));
     std::vector<AuditHead> heads;
-    read_all(run, heads, head_columns);
+    read_all(run, heads, read_head);
     return heads;
 }
 
 std::vector<MetaRow> Questions::get_meta() {
     Run run = connection_.run("select name, value from meta where name <> 'storage.schema_version' order by name");
     std::vector<MetaRow> rows;
-    read_all(run, rows, [](auto& row, auto&& io) { io(row.name, row.value); });
+    while (run.next()) rows.push_back({std::string(run.text(0)), std::string(run.text(1))});
     return rows;
 }
 

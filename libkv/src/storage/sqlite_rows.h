@@ -18,6 +18,7 @@
     "stream, sequence, at, namespace_id, entry_id, key_path, action, operation, user_id, credential_id, "            \
     "application_id, peer, request_id, success, reason, version, revision, count, mac"
 #define KV_EVENT_COLUMNS "namespace_id, revision, entry_id, key_path, kind, version, at, user_id"
+#define KV_HEAD_COLUMNS "stream, sequence, mac, closed"
 #define KV_KEY_COLUMNS                                                                                                \
     "purpose, namespace_id, generation, application_id, created_at, wrap_key_id, wrap, second_wrap_key_id, "         \
     "second_wrap, commitment"
@@ -28,8 +29,8 @@ template <class Row, class Io>
 void exchange_namespace(Row& row, Io&& io) {
     io(row.id, row.application_id, row.name, row.description, row.is_secret, row.sealing, row.default_ttl_seconds,
        row.keeps_history, row.history_limit, row.deletion_protection, row.version, row.revision, row.key_generation,
-       row.seals, row.version_floor, row.version_base, row.changed_at, row.created_at, row.created_by, row.updated_at, row.updated_by,
-       row.deleted_at, row.mac);
+       row.seals, row.version_floor, row.version_base, row.changed_at, row.created_at, row.created_by, row.updated_at,
+       row.updated_by, row.deleted_at, row.mac);
 }
 
 template <class Row, class Io>
