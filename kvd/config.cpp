@@ -119,8 +119,9 @@ public:
             ->expected(1)
             ->take_all();
         token_->add_option("--expires-at", command_.expires_at, "RFC 3339 time at which it ends (never)");
-        add_backup();
         add_key_commands();
+        add_backup();
+        add_verify_commands();
         routes_ = app_.add_subcommand("routes", "Print the table of routes as JSON");
         routes_->group("");  // for tests and tools: not in the help
         app_.footer(
@@ -154,12 +155,17 @@ public:
     const Layer& flags() const { return flags_; }
 
     Command take() {
-        command_.kind = keygen_->parsed()  ? Command::Kind::keygen
-                        : token_->parsed() ? Command::Kind::token
-                        : key_id_->parsed() ? Command::Kind::key_id
-                        : check_key_->parsed() ? Command::Kind::check_key
+        command_.kind = keygen_->parsed()              ? Command::Kind::keygen
+                        : token_->parsed()             ? Command::Kind::token
+                        : key_id_->parsed()            ? Command::Kind::key_id
+                        : check_key_->parsed()         ? Command::Kind::check_key
                         : forget_master_key_->parsed() ? Command::Kind::forget_master_key
-                                           : Command::Kind::serve;
+                        : backup_->parsed()            ? Command::Kind::backup
+                        : restore_->parsed()           ? Command::Kind::restore
+                        : new_epoch_->parsed()         ? Command::Kind::new_epoch
+                        : verify_->parsed()            ? Command::Kind::verify
+                        : audit_key_->parsed()         ? Command::Kind::audit_key_export
+                                                       : Command::Kind::serve;
         return std::move(command_);
     }
 
@@ -186,6 +192,19 @@ private:
         }
     }
 
+    // What is done with the master key while nobody serves the store.
+    void add_key_commands() {
+        const auto add_storage = [this](CLI::App* command) {
+            command->add_option("--storage", command_.storage, "The store [KVD_STORAGE] (sqlite:kv.db)")->type_name("URI");
+        };
+        key_id_ = app_.add_subcommand("key-id", "Print the id of the master key");
+        check_key_ = app_.add_subcommand("check-key", "Try whether the master key opens a store, all of it");
+        add_storage(check_key_);
+        forget_master_key_ = app_.add_subcommand("forget-master-key", "Drop what an old master key still opens");
+        forget_master_key_->add_option("key-id", command_.key_id, "Which one: see kvd check-key")->required();
+        add_storage(forget_master_key_);
+    }
+
     void add_backup() {
         const auto add_storage = [this](CLI::App* command, const char* help) {
             command->add_option("--storage", command_.storage, help)->type_name("URI");
@@ -200,17 +219,23 @@ private:
         add_storage(new_epoch_, "A storage that nobody serves [KVD_STORAGE]");
     }
 
-    // What is done with the master key while nobody serves the store.
-    void add_key_commands() {
+    // What an auditor does, also while the store is served.
+    void add_verify_commands() {
         const auto add_storage = [this](CLI::App* command) {
             command->add_option("--storage", command_.storage, "The store [KVD_STORAGE] (sqlite:kv.db)")->type_name("URI");
         };
-        key_id_ = app_.add_subcommand("key-id", "Print the id of the master key");
-        check_key_ = app_.add_subcommand("check-key", "Try whether the master key opens a store, all of it");
-        add_storage(check_key_);
-        forget_master_key_ = app_.add_subcommand("forget-master-key", "Drop what an old master key still opens");
-        forget_master_key_->add_option("key-id", command_.key_id, "Which one: see kvd check-key")->required();
-        add_storage(forget_master_key_);
+        verify_ = app_.add_subcommand("verify", "Look for what was damaged or tampered with: exits with 1 if there is something");
+        add_storage(verify_);
+        verify_->add_option("--audit-key", command_.audit_key, "Look with this key, from kvd audit-key export, at the audit log alone")
+            ->type_name("FILE");
+        verify_->add_option("--anchors", command_.anchors, "Logs of kvd: the audit heads in them must still be there; - is stdin")
+            ->type_name("FILE");
+        verify_->add_flag("--json", command_.json, "Print one JSON object");
+        audit_key_ = app_.add_subcommand("audit-key", "The key that proves the audit log and opens nothing");
+        audit_key_->require_subcommand(1);
+        CLI::App* export_key = audit_key_->add_subcommand("export", "Give it out, in base64");
+        add_storage(export_key);
+        export_key->add_option("--out", command_.out, "A file to write it to, for its owner only (stdout)")->type_name("FILE");
     }
 
     static Command printed(std::string text) {
@@ -231,6 +256,8 @@ private:
     CLI::App* key_id_ = nullptr;
     CLI::App* check_key_ = nullptr;
     CLI::App* forget_master_key_ = nullptr;
+    CLI::App* verify_ = nullptr;
+    CLI::App* audit_key_ = nullptr;
     bool print_version_ = false;
     std::string config_;
     Layer flags_;
@@ -297,12 +324,12 @@ std::variant<Command, ConfigError> parse_command(const std::vector<std::string>&
     Command command = line.take();
     std::optional<ConfigError> error;
     if (command.kind == Command::Kind::serve) error = read_settings(line, environment, command.settings);
-    if (command.kind == Command::Kind::token) error = check_token_command(command);
-    if (error) return *std::move(error);
     if (command.storage.empty()) {
         const auto variable = environment.find("KVD_STORAGE");
         command.storage = variable != environment.end() ? variable->second : "sqlite:kv.db";
     }
+    if (command.kind == Command::Kind::token) error = check_token_command(command);
+    if (error) return *std::move(error);
     return command;
 }
 

@@ -18,8 +18,9 @@
 #include "kvd/server.h"
 #include "kvd/service.h"
 #include "kvd/session.h"
-#include "kvd/tool_backup.h"
 #include "kvd/tool_keys.h"
+#include "kvd/tool_backup.h"
+#include "kvd/tool_verify.h"
 #include "text.h"
 
 namespace kvd {
@@ -159,7 +160,8 @@ int serve(const Settings& settings, SecretVariables variables) {
                          {"keyId", kv.key_id()},
                          {"crypto", std::string(kv.crypto_backend())}});
     if (secrets->previous_keys)
-        log.info("the master key is being changed: both open the store", {{"keyId", kv.key_id()}, {"previousKeyId", key_id_of(*secrets->previous_keys)}});
+        log.info("the master key is being changed: both open the store",
+                 {{"keyId", kv.key_id()}, {"previousKeyId", key_id_of(*secrets->previous_keys)}});
     announce(*listening, secrets->dev_token);
     secrets->dev_token.reset();
 
@@ -191,18 +193,22 @@ int run(const std::vector<std::string>& arguments) {
             return run_keygen(command);
         case Command::Kind::token:
             return run_token(command);
+        case Command::Kind::key_id:
+            return run_key_id(secrets);
+        case Command::Kind::check_key:
+            return run_check_key(command, secrets);
+        case Command::Kind::verify:
+            return run_verify(command, secrets);
+        case Command::Kind::audit_key_export:
+            return run_audit_key_export(command, secrets);
+        case Command::Kind::forget_master_key:
+            return run_forget_master_key(command, secrets);
         case Command::Kind::backup:
             return run_backup(command, std::move(secrets));
         case Command::Kind::restore:
             return run_restore(command, std::move(secrets));
         case Command::Kind::new_epoch:
             return run_new_epoch(command, std::move(secrets));
-        case Command::Kind::key_id:
-            return run_key_id(secrets);
-        case Command::Kind::check_key:
-            return run_check_key(command, secrets);
-        case Command::Kind::forget_master_key:
-            return run_forget_master_key(command, secrets);
         case Command::Kind::serve:
             break;
     }

@@ -24,7 +24,7 @@ constexpr std::size_t piece_bytes = 256u << 10;
 
 ExitCode exit_code_of(kv::Errc code) {
     switch (code) {
-        case kv::Errc::integrity: return exit_bad;
+        case kv::Errc::integrity: return exit_not_good;
         case kv::Errc::internal:
         case kv::Errc::unavailable:
         case kv::Errc::storage_full:

@@ -525,7 +525,9 @@ void Store::stop() { impl_->stop(); }
 
 Result<VerifyReport> Store::verify(const Actor& actor, const VerifyOptions& options) {
     KV_CHECK(impl_->enter_admin(actor, "admin.verify", nullptr));
-    return kv::verify(*impl_->storage_, *impl_->options_.keys, options);
+    VerifyOptions with_keys = options;
+    with_keys.previous_keys = impl_->options_.previous_keys;
+    return kv::verify(*impl_->storage_, *impl_->options_.keys, with_keys);
 }
 Result<std::unique_ptr<BackupReader>> Store::backup(const Actor& actor) {
     return impl_->backup(actor);

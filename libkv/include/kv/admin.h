@@ -32,7 +32,8 @@ struct Finding {
 //   key-row              a stored key does not open, was edited, or is missing
 //   audit-row            an audit row was edited: its MAC is wrong
 //   audit-gap            audit rows are missing from a stream, out of order or repeated
-//   namespace-row        a namespace's application, secrecy, sealing or key generation was edited, or whether it is deleted
+//   namespace-row        a namespace's application, secrecy, sealing, key generation or version base was edited, or whether it
+//                        is deleted
 //   namespace-set-back   its settings are of an older version than was recorded
 //   namespace-unaudited  its settings were changed, or it was made, outside the store
 //   namespace-missing    it went without a purge
