@@ -3,9 +3,9 @@
 #include <algorithm>
 #include <charconv>
 
-#include "commit_queue.h"
 #include "crypto/random.h"
 #include "kv/admin.h"
+#include "steps.h"
 #include "text.h"
 #include "time_guard.h"
 
@@ -75,34 +75,6 @@ Result<void> raise_namespaces(Storage& storage, std::uint64_t base) {
     });
 }
 
-// The commit that makes the epoch true.
-class EpochItem final : public GroupItem {
-public:
-    EpochItem(MetaRow epoch, std::uint64_t base, EpochChanges changes, std::function<void(Result<void>)> done)
-        : base_(base), changes_(std::move(changes)), done_(std::move(done)) {
-        changes_.meta.push_back(std::move(epoch));
-        changes_.meta.push_back({std::string(meta_version_base), std::to_string(base)});
-        is_alone = true;
-    }
-    Result<void> plan(GroupContext& context) override {
-        if (rejection_) return {};
-        context.overlay.changes().meta = changes_.meta;
-        context.overlay.changes().erase_meta = changes_.erase_meta;
-        AuditRecord record = make_record(system_actor(), {AuditAction::write, "store.new-epoch"}, context.plan.now, nullptr);
-        record.version = base_;
-        context.audit.push_back(std::move(record));
-        return {};
-    }
-    void reject(Error error) override { rejection_ = std::move(error); }
-    void finish(const Result<void>& committed) noexcept override { done_(rejection_ ? Result<void>(*rejection_) : committed); }
-
-private:
-    const std::uint64_t base_;
-    EpochChanges changes_;
-    std::function<void(Result<void>)> done_;
-    std::optional<Error> rejection_;
-};
-
 // In an audit stream of its own, whose first rows bear witness to the streams that nobody closed.
 Result<void> commit_epoch(Storage& storage, crypto::Keyring& keys, const std::string& epoch, std::uint64_t base,
                           const TimeGuard& time, const EpochChanges& changes) {
@@ -113,16 +85,20 @@ Result<void> commit_epoch(Storage& storage, crypto::Keyring& keys, const std::st
     settings.limits = &limits;
     settings.time = time;
     CommitQueue commits(storage, vault, std::move(settings));
-    std::atomic<bool> done{false};
-    Result<void> outcome;
-    commits.submit(std::make_unique<EpochItem>(MetaRow{std::string(meta_epoch), epoch}, base, changes, [&](Result<void> committed) {
-                       outcome = std::move(committed);
-                       done.store(true, std::memory_order_release);
-                       commits.wake_waiters();
-                   }), false);
-    commits.lead_until(done);
+    const auto step = [&](GroupContext& context) -> Result<void> {
+        Changeset& all = context.overlay.changes();
+        all.meta = changes.meta;
+        all.meta.push_back({std::string(meta_epoch), epoch});
+        all.meta.push_back({std::string(meta_version_base), std::to_string(base)});
+        all.erase_meta = changes.erase_meta;
+        AuditRecord record = make_record(system_actor(), {AuditAction::write, "store.new-epoch"}, context.plan.now, nullptr);
+        record.version = base;
+        context.audit.push_back(std::move(record));
+        return {};
+    };
+    Result<void> committed = Steps(storage, commits).commit({}, step, false);
     commits.stop();
-    return outcome;
+    return committed;
 }
 
 }  // namespace

@@ -8,6 +8,11 @@ constexpr std::size_t namespaces_kept_max = 4096;
 
 std::string number(std::uint64_t value) { return std::to_string(value); }
 
+// A new epoch raises the versions of all namespaces above its base.
+std::uint64_t raised(std::uint64_t version, const std::optional<std::uint64_t>& base) {
+    return base ? std::max(version, *base + 1) : version;
+}
+
 }  // namespace
 
 RowCheck::RowCheck(Storage& storage, const Vault* vault, Ledger& ledger, AuditLog& log, Findings& findings, const Progress& progress)
@@ -84,17 +89,19 @@ void RowCheck::settle_namespace(const NamespaceState& ns) {
 // Between what was recorded when the row was looked at and what is recorded by now every version is right.
 void RowCheck::settle_settings(const NamespaceState& ns) {
     const NamespaceState::Row& row = *ns.row;
-    if (row.version < row.known_version) {
+    const std::uint64_t known = raised(row.known_version, row.known_version_base);
+    const std::uint64_t last = raised(ns.version, ledger_.version_base());
+    if (row.version < known) {
         findings_.add(kind::namespace_set_back, about_namespace(ns.id, "its settings were set back to version " + number(row.version) +
-                                                                           ": version " + number(row.known_version) + " is recorded"));
+                                                                           ": version " + number(known) + " is recorded"));
     } else if (ns.version == 0) {
         if (!log_.is_cut()) findings_.add(kind::namespace_unaudited, about_namespace(ns.id, "its creation is not recorded"));
-    } else if (row.version > ns.version) {
+    } else if (row.version > last) {
         findings_.add(kind::namespace_unaudited, about_namespace(ns.id, "its settings are at version " + number(row.version) +
-                                                                            ", but the last change recorded made version " + number(ns.version)));
+                                                                            ", but the last change recorded made version " + number(last)));
     } else {
-        const bool should_be = row.version == row.known_version ? row.known_is_deleted : ns.is_deleted;
-        const bool is_judged = row.version == row.known_version || row.version == ns.version;
+        const bool should_be = row.version == known ? row.known_is_deleted : ns.is_deleted;
+        const bool is_judged = row.version == known || row.version == last;
         if (!is_judged || row.is_deleted == should_be) return;
         findings_.add(kind::namespace_row, about_namespace(ns.id, row.is_deleted ? "it is marked as deleted, but no deletion is recorded"
                                                                                  : "it is recorded as deleted, but is not marked as such"));
