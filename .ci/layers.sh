@@ -54,7 +54,7 @@ allow 'libkv/src/json/.*' "$std|<rapidjson/.*>|\"kv/(result|secret)\.h\"|\"(json
 only_in '"storage/.*"' 'libkv/src/storage/.*' 'a backend is reached through its public header'
 only_in '"(store|handle|maintenance)(_[a-z_]+)?\.h"' 'libkv/src/(store|handle|maintenance)[^/]*' \
     "nobody includes the store's insides"
-only_in '"(commit|read)_queue(_[a-z_]+)?\.h"' 'libkv/src/((commit|read)_queue|reader|operation_item|store|maintenance|steps|rekey|rewrap)[^/]*' \
+only_in '"(commit|read)_queue(_[a-z_]+)?\.h"' 'libkv/src/((commit|read)_queue|reader|operation_item|store|maintenance|steps|rekey|rewrap|epoch|audit_retention)[^/]*' \
     'operations reach a queue through the store'
 only_in '"kvd/.*"' 'kvd/.*' 'libkv never hears of the daemon'
 

@@ -87,6 +87,11 @@ kv::Result<ServeSecrets> load_secrets(const Settings& settings, SecretVariables 
     return secrets;
 }
 
+kv::Result<std::shared_ptr<kv::KeyProvider>> load_master_key(const SecretVariables& variables) {
+    KV_TRY(kv::SecretBytes key, load_key({}, variables));
+    return kv::make_fixed_key(std::move(key));
+}
+
 int run_keygen(const Command& command) {
     const kv::SecretBytes key = kv::generate_master_key();
     std::string text = kv::base64_encode(key.reveal()) + "\n";

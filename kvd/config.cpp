@@ -122,6 +122,8 @@ public:
             ->take_all();
         token_->add_option("--expires-at", command_.expires_at, "RFC 3339 time at which it ends (never)");
         add_key_commands();
+        add_backup();
+        add_verify_commands();
         add_server_commands();
         routes_ = app_.add_subcommand("routes", "Print the table of routes as JSON");
         routes_->group("");  // for tests and tools: not in the help
@@ -156,15 +158,18 @@ public:
     const Layer& flags() const { return flags_; }
 
     Command take() {
-        command_.kind = keygen_->parsed()  ? Command::Kind::keygen
-                        : token_->parsed() ? Command::Kind::token
-                        : verify_->parsed() ? Command::Kind::verify
-                        : backup_->parsed() ? Command::Kind::backup
-                        : rotate_data_key_->parsed() ? Command::Kind::rotate_data_key
-                        : key_id_->parsed() ? Command::Kind::key_id
-                        : check_key_->parsed() ? Command::Kind::check_key
+        command_.kind = keygen_->parsed()              ? Command::Kind::keygen
+                        : token_->parsed()             ? Command::Kind::token
+                        : key_id_->parsed()            ? Command::Kind::key_id
+                        : check_key_->parsed()         ? Command::Kind::check_key
                         : forget_master_key_->parsed() ? Command::Kind::forget_master_key
-                                           : Command::Kind::serve;
+                        : backup_->parsed()            ? Command::Kind::backup
+                        : restore_->parsed()           ? Command::Kind::restore
+                        : new_epoch_->parsed()         ? Command::Kind::new_epoch
+                        : rotate_data_key_->parsed()   ? Command::Kind::rotate_data_key
+                        : verify_->parsed()            ? Command::Kind::verify
+                        : audit_key_->parsed()         ? Command::Kind::audit_key_export
+                                                       : Command::Kind::serve;
         return std::move(command_);
     }
 
@@ -207,12 +212,6 @@ private:
 
     // What an operator asks of a running kvd; KVD_TOKEN says who asks.
     void add_server_commands() {
-        verify_ = app_.add_subcommand("verify", "Check every row of a store");
-        add_server(verify_)->required();
-        verify_->add_option("--anchors", command_.anchors, "A file with audit heads that kvd logged: they must still be there");
-        backup_ = app_.add_subcommand("backup", "Write all of a store into one file");
-        add_server(backup_)->required();
-        backup_->add_option("--to", command_.file, "The file, which must not exist")->required();
         rotate_data_key_ = app_.add_subcommand("rotate-data-key", "Give a secret namespace a new data key");
         rotate_data_key_->add_option("namespace", command_.ns, "Its id, or APPLICATION~NAME")->required();
         add_server(rotate_data_key_)->required();
@@ -222,6 +221,41 @@ private:
     CLI::Option* add_server(CLI::App* command) {
         return command->add_option("--server", command_.server, "A running kvd: http://ADDRESS:PORT of its --admin-listen")
             ->type_name("URL");
+    }
+
+    void add_backup() {
+        const auto add_storage = [this](CLI::App* command, const char* help) {
+            command->add_option("--storage", command_.storage, help)->type_name("URI");
+        };
+        backup_ = app_.add_subcommand("backup", "Write a backup of a storage, which may be served meanwhile");
+        add_storage(backup_, "What to back up [KVD_STORAGE]");
+        add_server(backup_)->excludes("--storage");
+        backup_->add_option("--to", command_.file, "A file to be made, for its owner only; - is stdout")->required()->type_name("FILE");
+        restore_ = app_.add_subcommand("restore", "Make a new storage from a backup");
+        add_storage(restore_, "What to make; it must not be there yet [KVD_STORAGE]");
+        restore_->add_option("--from", command_.file, "The backup; - is stdin")->required()->type_name("FILE");
+        new_epoch_ = app_.add_subcommand("new-epoch", "Begin a new epoch in a storage that was set back by other means");
+        add_storage(new_epoch_, "A storage that nobody serves [KVD_STORAGE]");
+    }
+
+    // What an auditor does, also while the store is served.
+    void add_verify_commands() {
+        const auto add_storage = [this](CLI::App* command) {
+            command->add_option("--storage", command_.storage, "The store [KVD_STORAGE] (sqlite:kv.db)")->type_name("URI");
+        };
+        verify_ = app_.add_subcommand("verify", "Look for what was damaged or tampered with: exits with 1 if there is something");
+        add_storage(verify_);
+        verify_->add_option("--audit-key", command_.audit_key, "Look with this key, from kvd audit-key export, at the audit log alone")
+            ->type_name("FILE");
+        add_server(verify_)->excludes("--storage", "--audit-key");
+        verify_->add_option("--anchors", command_.anchors, "Logs of kvd: the audit heads in them must still be there; - is stdin")
+            ->type_name("FILE");
+        verify_->add_flag("--json", command_.json, "Print one JSON object");
+        audit_key_ = app_.add_subcommand("audit-key", "The key that proves the audit log and opens nothing");
+        audit_key_->require_subcommand(1);
+        CLI::App* export_key = audit_key_->add_subcommand("export", "Give it out, in base64");
+        add_storage(export_key);
+        export_key->add_option("--out", command_.out, "A file to write it to, for its owner only (stdout)")->type_name("FILE");
     }
 
     static Command printed(std::string text) {
@@ -235,13 +269,16 @@ private:
     CLI::App* serve_ = nullptr;
     CLI::App* keygen_ = nullptr;
     CLI::App* token_ = nullptr;
+    CLI::App* backup_ = nullptr;
+    CLI::App* restore_ = nullptr;
+    CLI::App* new_epoch_ = nullptr;
     CLI::App* routes_ = nullptr;
     CLI::App* key_id_ = nullptr;
     CLI::App* check_key_ = nullptr;
-    CLI::App* verify_ = nullptr;
-    CLI::App* backup_ = nullptr;
     CLI::App* rotate_data_key_ = nullptr;
     CLI::App* forget_master_key_ = nullptr;
+    CLI::App* verify_ = nullptr;
+    CLI::App* audit_key_ = nullptr;
     bool print_version_ = false;
     std::string config_;
     Layer flags_;
@@ -308,12 +345,12 @@ std::variant<Command, ConfigError> parse_command(const std::vector<std::string>&
     Command command = line.take();
     std::optional<ConfigError> error;
     if (command.kind == Command::Kind::serve) error = read_settings(line, environment, command.settings);
-    if (command.kind == Command::Kind::token) error = check_token_command(command);
-    if (error) return *std::move(error);
     if (command.storage.empty()) {
         const auto variable = environment.find("KVD_STORAGE");
         command.storage = variable != environment.end() ? variable->second : "sqlite:kv.db";
     }
+    if (command.kind == Command::Kind::token) error = check_token_command(command);
+    if (error) return *std::move(error);
     return command;
 }
 

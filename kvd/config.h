@@ -15,8 +15,8 @@
 
 namespace kvd {
 
-// sysexits.h, as far as we tell failures apart; 1: looked, and it is not good.
-enum ExitCode : int { exit_ok = 0, exit_bad = 1, exit_usage = 64, exit_internal = 70, exit_config = 78 };
+// sysexits.h, as far as we tell failures apart. Not good: a tool looked, and what it saw is no good.
+enum ExitCode : int { exit_ok = 0, exit_not_good = 1, exit_usage = 64, exit_internal = 70, exit_config = 78 };
 
 // Everything `kvd serve` can be told. config.cpp holds one row for each, with its limits.
 struct Settings {
@@ -50,31 +50,25 @@ struct Settings {
 // A command line that was understood.
 struct Command {
     enum class Kind : std::uint8_t {
-        serve,
-        keygen,
-        token,
-        print,
-        key_id,
-        check_key,
-        forget_master_key,
-        rotate_data_key,
-        verify,
-        backup,
+        serve, keygen, token, key_id, check_key, forget_master_key, rotate_data_key, verify, audit_key_export,
+        backup, restore, new_epoch, print
     };
     Kind kind = Kind::serve;
     Settings settings;                // serve
-    std::string out;                  // keygen: a file; empty: stdout
+    std::string out;                  // keygen, audit-key export: a file; empty: stdout
     std::string user;                 // token
     std::vector<std::string> grants;  // token
     std::string expires_at;           // token
+    std::string storage;              // of every tool
+    std::string file;                 // backup: to be made; restore: to be read; "-": stdout, stdin
     std::string text;                 // print: help or version
     std::string server;               // of a running kvd: http://ADDRESS:PORT of its admin listener
-    std::string file;                 // backup: to be made
-    std::string anchors;              // verify: a file
     std::string ns;                   // rotate-data-key
     bool waits = false;               // rotate-data-key: until it is complete
-    std::string storage;              // check-key, forget-master-key
     std::string key_id;               // forget-master-key
+    std::string audit_key;            // verify: a file; empty: with the master key
+    std::vector<std::string> anchors;  // verify: logs; "-" is stdin
+    bool json = false;                // verify
 };
 
 // Why there is none: one line for stderr, and what to exit with.

@@ -26,7 +26,29 @@ private:
 };
 
 kv::Error failed(const std::string& path, int error) {
-    return {kv::Errc::invalid_request, path + ": " + std::generic_category().message(error)};
+    const kv::Errc code = error == ENOSPC || error == EDQUOT || error == EIO ? kv::Errc::unavailable : kv::Errc::invalid_request;
+    return {code, path + ": " + std::generic_category().message(error)};
+}
+
+kv::Result<void> write_all(int file, const std::string& path, std::string_view bytes) {
+    while (!bytes.empty()) {
+        const ssize_t written = ::write(file, bytes.data(), bytes.size());
+        if (written < 0 && errno == EINTR) continue;
+        if (written < 0) return failed(path, errno);
+        bytes.remove_prefix(static_cast<std::size_t>(written));
+    }
+    return {};
+}
+
+kv::Result<void> sync_path(const std::string& path, int flags) {
+    const FileDescriptor file(::open(path.c_str(), O_RDONLY | O_CLOEXEC | flags));
+    if (file.number() < 0 || ::fsync(file.number()) != 0) return failed(path, errno);
+    return {};
+}
+
+std::string folder_of(const std::string& path) {
+    const std::size_t slash = path.rfind('/');
+    return slash == std::string::npos ? "." : path.substr(0, slash + 1);
 }
 
 }  // namespace
@@ -56,13 +78,45 @@ kv::Result<kv::SecretBytes> read_file(const std::string& path, std::size_t bytes
 kv::Result<void> write_secret_file(const std::string& path, std::string_view bytes) {
     const FileDescriptor file(::open(path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, S_IRUSR | S_IWUSR));
     if (file.number() < 0) return failed(path, errno);
-    while (!bytes.empty()) {
-        const ssize_t written = ::write(file.number(), bytes.data(), bytes.size());
-        if (written < 0 && errno == EINTR) continue;
-        if (written < 0) return failed(path, errno);
-        bytes.remove_prefix(static_cast<std::size_t>(written));
-    }
+    KV_CHECK(write_all(file.number(), path, bytes));
     if (::fsync(file.number()) != 0) return failed(path, errno);
+    return {};
+}
+
+kv::Result<void> publish_file(const std::string& from, const std::string& to) {
+    KV_CHECK(sync_path(from, 0));
+    if (::renameat2(AT_FDCWD, from.c_str(), AT_FDCWD, to.c_str(), RENAME_NOREPLACE) != 0) {
+        // Some file systems cannot do it in one step.
+        if (errno != EINVAL && errno != ENOSYS) return failed(to, errno);
+        if (::access(to.c_str(), F_OK) == 0) return failed(to, EEXIST);
+        if (::rename(from.c_str(), to.c_str()) != 0) return failed(to, errno);
+    }
+    return sync_path(folder_of(to), O_DIRECTORY);
+}
+
+kv::Result<NewFile> NewFile::create(const std::string& path) {
+    struct stat info {};
+    if (::lstat(path.c_str(), &info) == 0) return failed(path, EEXIST);
+    NewFile file(path, -1);
+    ::unlink(file.partial().c_str());  // of a run that was interrupted
+    file.number_ = ::open(file.partial().c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, S_IRUSR | S_IWUSR);
+    if (file.number_ < 0) return failed(file.partial(), errno);
+    return file;
+}
+
+NewFile::NewFile(NewFile&& other) noexcept : path_(std::move(other.path_)), number_(std::exchange(other.number_, -1)) {}
+
+NewFile::~NewFile() {
+    if (number_ < 0) return;
+    ::close(number_);
+    ::unlink(partial().c_str());
+}
+
+kv::Result<void> NewFile::write(std::string_view bytes) { return write_all(number_, partial(), bytes); }
+
+kv::Result<void> NewFile::finish() {
+    KV_CHECK(publish_file(partial(), path_));
+    ::close(std::exchange(number_, -1));
     return {};
 }
 

@@ -23,6 +23,8 @@
 #include "kvd/service.h"
 #include "kvd/session.h"
 #include "kvd/tool_keys.h"
+#include "kvd/tool_backup.h"
+#include "kvd/tool_verify.h"
 #include "kvd/tool_server.h"
 #include "text.h"
 
@@ -177,7 +179,8 @@ int serve(const Settings& settings, SecretVariables variables) {
                          {"keyId", kv.key_id()},
                          {"crypto", std::string(kv.crypto_backend())}});
     if (secrets->previous_keys)
-        log.info("the master key is being changed: both open the store", {{"keyId", kv.key_id()}, {"previousKeyId", key_id_of(*secrets->previous_keys)}});
+        log.info("the master key is being changed: both open the store",
+                 {{"keyId", kv.key_id()}, {"previousKeyId", key_id_of(*secrets->previous_keys)}});
     announce(*listening, secrets->dev_token);
     secrets->dev_token.reset();
     if (copy) copy->start();  // not before: what scripts read first is where we listen
@@ -221,13 +224,21 @@ int run(const std::vector<std::string>& arguments) {
             return run_key_id(secrets);
         case Command::Kind::check_key:
             return run_check_key(command, secrets);
+        case Command::Kind::verify:
+            if (!command.server.empty()) return run_server_verify(command, std::move(secrets));
+            return run_verify(command, secrets);
+        case Command::Kind::audit_key_export:
+            return run_audit_key_export(command, secrets);
         case Command::Kind::forget_master_key:
             if (!command.server.empty()) return run_server_forget_master_key(command, std::move(secrets));
             return run_forget_master_key(command, secrets);
-        case Command::Kind::verify:
-            return run_server_verify(command, std::move(secrets));
         case Command::Kind::backup:
-            return run_server_backup(command, std::move(secrets));
+            if (!command.server.empty()) return run_server_backup(command, std::move(secrets));
+            return run_backup(command, std::move(secrets));
+        case Command::Kind::restore:
+            return run_restore(command, std::move(secrets));
+        case Command::Kind::new_epoch:
+            return run_new_epoch(command, std::move(secrets));
         case Command::Kind::rotate_data_key:
             return run_server_rotate_data_key(command, std::move(secrets));
         case Command::Kind::serve:

@@ -144,11 +144,20 @@ HttpResponse viewer(const RouteMatch& match, const HttpRequest& request) {
 
 }  // namespace render
 
+namespace {
+
+// What only a host program meets is our fault where it reaches a request; its words are no caller's business.
+kv::Error shown_for(const kv::Error& error) {
+    if (static_cast<int>(error.code) < static_cast<int>(kv::Errc::locked)) return error;
+    if (error.code != kv::Errc::wrong_key) return {kv::Errc::internal, "the server cannot do this now"};
+    // Another server, or this one started otherwise, can: a data key is not wrapped by the new master key yet.
+    return {kv::Errc::unavailable, "the server runs without the master key that opens this: it needs KV_MASTER_KEY_PREVIOUS"};
+}
+
+}  // namespace
+
 HttpResponse problem(const kv::Error& error, std::string_view request_id) {
-    // What only a host program meets is our fault where it reaches a request; its words are no caller's business.
-    kv::Error shown = static_cast<int>(error.code) < static_cast<int>(kv::Errc::locked)
-                          ? error
-                          : kv::Error{kv::Errc::internal, "the server cannot do this now"};
+    const kv::Error shown = shown_for(error);
     unsigned status = http_status(shown.code);
     HttpResponse response = content(status, "application/problem+json", write_problem(shown, status, request_id));
     if (status == 503 || status == 429) response.headers.emplace_back("Retry-After", "1");

@@ -43,7 +43,7 @@ unsigned http_status(kv::Errc code) noexcept {
         case Errc::clock_unsound: return 503;
         case Errc::internal:
         case Errc::integrity: return 500;
-        // Never an answer to a request: problem() shows these as internal.
+        // Never an answer to a request: problem() shows these as something else.
         case Errc::locked:
         case Errc::invalid_state:
         case Errc::wrong_key:

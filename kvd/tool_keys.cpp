@@ -74,11 +74,11 @@ int run_check_key(const Command& command, const SecretVariables& variables) {
     if (!keys) return fail(exit_config, keys.error().message);
     const auto found = check(command.storage, **keys);
     if (found == kv::Errc::wrong_key || found == kv::Errc::integrity)
-        return fail(exit_bad, command.storage + ": " + found.error().message);
+        return fail(exit_not_good, command.storage + ": " + found.error().message);
     if (!found) return fail(exit_code_of(found.error()), command.storage + ": " + found.error().message);
     if (const int code = print(show(*found)); code != exit_ok) return code;
     if (found->unwrapped == 0) return exit_ok;
-    return fail(exit_bad, command.storage + ": the master key " + found->key_id + " opens only a part: " +
+    return fail(exit_not_good, command.storage + ": the master key " + found->key_id + " opens only a part: " +
                               std::to_string(found->unwrapped) + " stored keys are not wrapped by it, or were damaged");
 }
 
@@ -89,7 +89,7 @@ int run_forget_master_key(const Command& command, const SecretVariables& variabl
         return fail(is_wrong ? exit_config : exit_code_of(store.error()), command.storage + ": " + store.error().message);
     }
     const auto dropped = (*store)->forget_master_key(kv::Actor::trusted("operator"), command.key_id);
-    if (dropped == kv::Errc::invalid_state || dropped == kv::Errc::integrity) return fail(exit_bad, dropped.error().message);
+    if (dropped == kv::Errc::invalid_state || dropped == kv::Errc::integrity) return fail(exit_not_good, dropped.error().message);
     if (!dropped) return fail(exit_code_of(dropped.error()), dropped.error().message);
     return print("wraps dropped: " + std::to_string(*dropped) + "\n");
 }

@@ -19,6 +19,7 @@
 #include "kv/admin.h"
 #include "kvd/files.h"
 #include "kvd/http_client.h"
+#include "kvd/tool_verify.h"
 #include "text.h"
 
 namespace kvd {
@@ -128,16 +129,15 @@ Outcome<Node> await(HttpClient& client, const Node& started) {
 
 // ---- verify ----
 
-Outcome<std::string> verify_body(const std::string& anchors_file) {
+Outcome<std::string> verify_body(const std::vector<std::string>& logs) {
+    const auto anchors = read_anchors(logs);
+    if (!anchors) return Failure{exit_config, anchors.error().message};
     kv::json::Writer out;
     out.begin_object();
-    if (!anchors_file.empty()) {
-        constexpr std::size_t anchors_bytes_max = 64u << 20;
-        const auto text = read_file(anchors_file, anchors_bytes_max);
-        if (!text) return Failure{exit_config, text.error().message};
+    if (!anchors->empty()) {
         out.key("anchors");
         out.begin_array();
-        for (const kv::AuditHead& head : kv::parse_anchors(text->reveal())) {
+        for (const kv::AuditHead& head : *anchors) {
             out.begin_object();
             out.member("stream", head.stream.to_string());
             out.member("sequence", head.sequence);
@@ -184,7 +184,7 @@ int print(const kv::VerifyReport& report) {
         static_cast<unsigned long long>(report.namespaces), static_cast<unsigned long long>(report.audit_rows),
         static_cast<unsigned long long>(report.streams), static_cast<unsigned long long>(report.entries),
         static_cast<unsigned long long>(report.versions), static_cast<unsigned long long>(report.values_opened));
-    return finish(report.is_sound() ? exit_ok : exit_bad);
+    return finish(report.is_sound() ? exit_ok : exit_not_good);
 }
 
 // ---- backup ----

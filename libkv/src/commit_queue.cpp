@@ -220,7 +220,7 @@ Result<void> CommitQueue::plan_group(StorageWriter& storage, std::span<std::uniq
     KV_TRY(const Time now, settings_.time.now(storage));
     if (!is_stream_open_) KV_CHECK(open_stream(storage, now));
     GroupContext context{storage, overlay_, vault_, audit_,
-                         {now, settings_.epoch, settings_.limits, settings_.namespace_retention}};
+                         {now, settings_.epoch, settings_.limits, settings_.namespace_retention, settings_.version_base}};
     for (auto& item : items) KV_CHECK(item->plan(context));
     return apply(storage);
 }

@@ -75,6 +75,7 @@ public:
         std::function<void()> on_full = {};  // the storage found no room: whatever can be let go of
         std::function<void(std::span<const AuditRecord>)> audit_copy = {};  // after each commit
         std::function<void(LogLevel, std::string_view)> log = {};
+        std::uint64_t version_base = 0;  // of namespaces to come
         std::size_t group_items_max = 512;
         std::size_t group_bytes_max = 1u << 20;
         std::chrono::milliseconds unknown_patience{5000};  // with a storage that cannot say whether a commit happened

@@ -60,8 +60,9 @@ void Maintenance::run() {
     }
 }
 
-Result<void> Maintenance::record(AuditRecord record) {
+Result<void> Maintenance::record(AuditRecord record, std::vector<MetaRow> meta) {
     return steps_.commit({}, [&](GroupContext& context) -> Result<void> {
+        context.overlay.changes().meta = meta;
         context.audit.push_back(record);
         context.audit.back().timestamp = context.plan.now;
         return {};
@@ -237,7 +238,7 @@ Result<std::size_t> Maintenance::destroy_hidden(Time now) {
     due.before = now - settings_.expiry_grace;
     due.values = true;
     std::size_t done = 0;
-    KV_CHECK(steps_.visit_due(due, [&] { done = 0; }, [&](GroupContext& context, NamespaceState& ns, EntryState& entry) -> Result<void> {
+    const auto destroy = [&](GroupContext& context, NamespaceState& ns, EntryState& entry) -> Result<void> {
         if (!entry.row.hidden_since || *entry.row.hidden_since > due.before) return {};
         KV_TRY(const Doomed doomed, find_doomed(context.storage, entry.row, due.before));
         entry.row.hidden_since = doomed.next;
@@ -246,7 +247,8 @@ Result<std::size_t> Maintenance::destroy_hidden(Time now) {
         record_removal(context, ns.row, "entry.destroy", &entry.row);
         ++done;
         return {};
-    }));
+    };
+    KV_CHECK(steps_.visit_due(due, [&] { done = 0; }, destroy));
     return done;
 }
 
@@ -256,7 +258,7 @@ Result<std::size_t> Maintenance::forget_tombstones(Time now) {
     due.before = now - settings_.tombstone_retention;
     due.values = true;  // for their history
     std::size_t done = 0;
-    KV_CHECK(steps_.visit_due(due, [&] { done = 0; }, [&](GroupContext&, NamespaceState& ns, EntryState& entry) -> Result<void> {
+    const auto forget = [&](GroupContext&, NamespaceState& ns, EntryState& entry) -> Result<void> {
         if (!entry.row.is_tombstone || entry.has_history || entry.row.updated_at > due.before) return {};
         entry.is_erased = true;
         // A key that comes back starts above every version that was forgotten.
@@ -264,7 +266,8 @@ Result<std::size_t> Maintenance::forget_tombstones(Time now) {
         ns.is_changed = true;
         ++done;
         return {};
-    }));
+    };
+    KV_CHECK(steps_.visit_due(due, [&] { done = 0; }, forget));
     return done;
 }
 

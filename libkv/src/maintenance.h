@@ -47,8 +47,8 @@ public:
     void purge(NamespaceId ns, Ticket ticket);
     // Writes the denials that are folded still. After stop(), before the commit queue stops.
     void flush();
-    // Writes one audit row and waits for it.
-    Result<void> record(AuditRecord record);
+    // Writes one audit row, with meta rows that become true with it, and waits for it.
+    Result<void> record(AuditRecord record, std::vector<MetaRow> meta = {});
     // A data key was replaced, or a namespace made secret.
     void rekey();
     Result<std::uint64_t> forget_master_key(const std::string& key_id);

@@ -17,7 +17,11 @@ struct PlanContext {
     std::string_view epoch;
     const Limits* limits = nullptr;
     std::chrono::seconds namespace_retention{};
+    std::uint64_t version_base = 0;  // of namespaces to come
 };
+
+// Every version_base is a multiple of this, so that of an older version it can be told roughly where its count began.
+inline constexpr std::uint64_t version_base_step = 1u << 16;
 
 // A value that must be sealed (or, in a plain namespace, copied) into an entry of the overlay right after planning,
 // before the next operation of the group is planned.
@@ -83,6 +87,9 @@ Time time_in(const NamespaceRow& ns, Time now);
 bool is_live(const EntryRow& row, Time now);
 // Expiry or purge ended it: not even its history is shown.
 bool is_hidden(const EntryRow& row, Time now);
+// Versions at or below this are beyond the history limit once `version` is the current one. A new epoch makes versions
+// jump; what lies before the jump is not beyond the limit for that.
+std::uint64_t beyond_limit(const NamespaceRow& ns, std::uint64_t version);
 // Versions at or below this are not shown any more: hidden by an expiry or purge, or beyond the history limit.
 std::uint64_t visible_above(const NamespaceRow& ns, const EntryRow& row);
 Entry show_entry(const EntryRow& row);

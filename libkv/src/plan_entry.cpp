@@ -85,11 +85,11 @@ std::uint64_t next_revision(NamespaceState& ns, Time now) {
     return ++ns.row.revision;
 }
 
-// What the history must forget now that `row` is the current version.
-std::uint64_t forget_up_to(const NamespaceRow& ns, const EntryRow& row) {
+// What the history must forget now that `row` follows version `previous`. Counted from there, so that a jump of the
+// versions neither keeps more of the history nor forgets more of it.
+std::uint64_t forget_up_to(const NamespaceRow& ns, const EntryRow& row, std::uint64_t previous) {
     if (!ns.keeps_history && row.reason != Reason::expiry) return row.version - 1;
-    if (ns.history_limit && row.version > *ns.history_limit) return row.version - *ns.history_limit;
-    return 0;
+    return beyond_limit(ns, previous + 1);
 }
 
 // Turns the entry into its next version: history, version, revision, author and event. The caller has changed or will
@@ -97,7 +97,8 @@ std::uint64_t forget_up_to(const NamespaceRow& ns, const EntryRow& row) {
 void advance(Overlay& overlay, NamespaceState& ns, EntryState& entry, Reason reason, Time now, const Author& author) {
     EntryRow& row = entry.row;
     if (entry.exists && (ns.row.keeps_history || reason == Reason::expiry)) archive(overlay, entry);
-    row.version = entry.exists ? row.version + 1 : ns.row.version_floor + 1;
+    const std::uint64_t previous = entry.exists ? row.version : ns.row.version_floor;
+    row.version = std::max(previous, ns.row.version_base) + 1;
     row.revision = next_revision(ns, now);
     row.reason = reason;
     row.comment.clear();
@@ -110,8 +111,8 @@ void advance(Overlay& overlay, NamespaceState& ns, EntryState& entry, Reason rea
     entry.exists = true;
     entry.is_changed = true;
     entry.has_value = true;
-    entry.erase_to = std::max(entry.erase_to, forget_up_to(ns.row, row));
-    if (entry.erase_to + 1 >= row.version) entry.has_history = false;
+    entry.erase_to = std::max(entry.erase_to, forget_up_to(ns.row, row, previous));
+    if (entry.erase_to >= previous) entry.has_history = false;
     push_event(overlay, row, event_of(reason), now, author.user_id);
 }
 

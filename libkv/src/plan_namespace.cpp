@@ -99,7 +99,8 @@ NamespaceRow new_row(const Scene& scene, const CreateNamespace& request) {
         row.history_limit = plain_history_limit;
     }
     row.deletion_protection = request.deletion_protection;
-    row.version = 1;
+    row.version_base = scene.context.version_base;
+    row.version = row.version_base + 1;
     row.key_generation = request.is_secret ? 1 : 0;
     row.changed_at = row.created_at = row.updated_at = scene.now();
     row.created_by = row.updated_by = scene.actor().user_id;

@@ -93,10 +93,15 @@ bool is_hidden(const EntryRow& row, Time now) {
     return row.is_tombstone ? row.version <= row.history_floor : !is_live(row, now);
 }
 
+std::uint64_t beyond_limit(const NamespaceRow& ns, std::uint64_t version) {
+    const std::uint64_t base = version > ns.version_base ? ns.version_base : version - version % version_base_step;
+    const bool is_limited = ns.history_limit && version - base > *ns.history_limit;
+    return is_limited ? version - *ns.history_limit : 0;
+}
+
 std::uint64_t visible_above(const NamespaceRow& ns, const EntryRow& row) {
     if (!ns.keeps_history) return row.version - 1;
-    const bool limited = ns.history_limit && row.version > *ns.history_limit;
-    return std::max(row.history_floor, limited ? row.version - *ns.history_limit : 0);
+    return std::max(row.history_floor, beyond_limit(ns, row.version));
 }
 
 Entry show_entry(const EntryRow& row) {

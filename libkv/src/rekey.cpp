@@ -17,6 +17,9 @@ bool is_of_namespace(const Error& error) {
            error.code == Errc::internal;
 }
 
+// A value that its key, as far as it is at hand, does not open.
+bool does_not_open(const Error& error) { return error.code == Errc::integrity || error.code == Errc::wrong_key; }
+
 NamespaceId highest_id() {
     NamespaceId id;
     id.bytes.fill(0xff);
@@ -130,9 +133,11 @@ Result<void> Rekeying::look_for_seals() {
 Result<void> Rekeying::rotate(const NamespaceId& ns) {
     return steps_.commit(needs_of(ns), [&](GroupContext& context) -> Result<void> {
         NamespaceState* state = context.overlay.find_namespace(ns);
-        if (state == nullptr || !state->is_intact || !state->row.is_secret || state->row.seals < settings_.seals_per_key) return {};
+        if (state == nullptr || !state->is_intact || !state->row.is_secret) return {};
         NamespaceRow& row = state->row;
-        KV_TRY(const KeyRow key, context.vault.keys().make_data_key(row.id, row.application_id, row.key_generation + 1, context.plan.now));
+        if (row.seals < settings_.seals_per_key) return {};
+        KV_TRY(const KeyRow key, context.vault.keys().make_data_key(row.id, row.application_id, row.key_generation + 1,
+                                                                    context.plan.now));
         replace_data_key(row, key, context.overlay);
         state->is_changed = true;
         AuditRecord record = make_record(system_actor(), describe(RotateDataKey{}), context.plan.now, &row);
@@ -235,7 +240,9 @@ Result<std::size_t> Rekeying::advance(const NamespaceRow& ns, Task& task, Time n
     KV_TRY(const std::size_t versions, reseal_versions(ns, task));
     if (versions > 0) return versions;
     if (ns.sealing) KV_CHECK(end_sealing(ns.id));
-    if (task.skipped > 0) report(ns.id, task, std::to_string(task.skipped) + " values do not open; they stay as they are, and so does their key");
+    if (task.skipped > 0) {
+        report(ns.id, task, std::to_string(task.skipped) + " values do not open; they stay as they are, and so does their key");
+    }
     task.state = Task::State::retiring;
     task.unused_since = now;
     return std::size_t{1};
@@ -268,7 +275,7 @@ Result<std::size_t> Rekeying::reseal_entries(const NamespaceRow& ns, Task& task)
                 state.is_changed = true;  // it counts its seals
                 return {};
             }
-            if (reseal.error().code != Errc::integrity && reseal.error().code != Errc::wrong_key) return std::move(reseal).error();
+            if (!does_not_open(reseal.error())) return std::move(reseal).error();
             ++skipped;
             return {};
         }));
@@ -292,7 +299,7 @@ Result<std::size_t> Rekeying::reseal_versions(const NamespaceRow& ns, Task& task
             if (reseal) {
                 context.overlay.changes().reseals.push_back(*std::move(reseal));
                 state->is_changed = true;
-            } else if (reseal.error().code == Errc::integrity || reseal.error().code == Errc::wrong_key) {
+            } else if (does_not_open(reseal.error())) {
                 ++skipped;
             } else {
                 return std::move(reseal).error();

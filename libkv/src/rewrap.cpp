@@ -160,12 +160,15 @@ Result<void> Rewrapping::may_forget(const std::string& key_id) {
     KeyWalk walk;
     walk.wrapped_by = key_id;
     walk.limit = 1;
-    KV_TRY(const std::vector<KeyRow> wrapped, key_id.empty() ? Result<std::vector<KeyRow>>(std::vector<KeyRow>()) : storage_.walk_keys(walk));
+    std::vector<KeyRow> wrapped;
+    if (!key_id.empty()) {
+        KV_TRY(wrapped, storage_.walk_keys(walk));
+    }
     if (wrapped.empty()) return Error{Errc::invalid_request, "No stored key is wrapped by a master key of that id."};
     KV_TRY(const std::uint64_t missing, count_missing());
     if (missing == 0) return {};
-    return Error{Errc::invalid_state, std::to_string(missing) + " stored keys are not wrapped by the master key in use, " + current +
-                                          ": serve with KV_MASTER_KEY_PREVIOUS until they are."};
+    return Error{Errc::invalid_state, std::to_string(missing) + " stored keys are not wrapped by the master key in use, " +
+                                          current + ": serve with KV_MASTER_KEY_PREVIOUS until they are."};
 }
 
 // What a row says of its wraps is not enough to throw one away.
@@ -250,8 +253,9 @@ Result<KeyCheck> check_key(Storage& storage, KeyProvider& keys) {
     }
     if (check.keys > 0) return check;
     if (check.unwrapped == 0) return Error{Errc::not_found, "there is no store in this storage yet"};
-    const bool is_named = std::find(check.wrapped_by.begin(), check.wrapped_by.end(), check.key_id) != check.wrapped_by.end();
-    if (is_named) return Error{Errc::integrity, "the stored keys name the master key " + check.key_id + " but were changed or damaged"};
+    if (std::find(check.wrapped_by.begin(), check.wrapped_by.end(), check.key_id) != check.wrapped_by.end()) {
+        return Error{Errc::integrity, "the stored keys name the master key " + check.key_id + " but were changed or damaged"};
+    }
     return Error{Errc::wrong_key, "the master key " + check.key_id + " opens nothing here: the keys of this store are wrapped by " +
                                       joined(check.wrapped_by)};
 }

@@ -4,9 +4,11 @@
 #include <unistd.h>
 
 #include "authorize.h"
+#include "backup.h"
 #include "commit_queue.h"
 #include "crypto/keyring.h"
 #include "crypto/random.h"
+#include "epoch.h"
 #include "kv/memory.h"
 #include "kv/sqlite.h"
 #include "maintenance.h"
@@ -20,8 +22,6 @@
 
 namespace kv {
 namespace {
-
-constexpr std::string_view epoch_name = "epoch";
 
 // One page that reads as zero in a child after fork: knowing costs one load, where getpid() is a system call.
 class ForkMark {
@@ -48,34 +48,19 @@ private:
     const pid_t pid_ = getpid();
 };
 
-// ETags and cursors carry it; 64 bits are enough for a number that is drawn a few times in a store's life.
-std::string draw_epoch() {
-    char bytes[8];
-    crypto::random_bytes(bytes, sizeof bytes);
-    return hex_encode({bytes, sizeof bytes});
-}
-
-Result<std::string> read_epoch(StorageReader& storage) {
-    KV_TRY(const std::vector<MetaRow> rows, storage.get_meta());
-    for (const MetaRow& row : rows) {
-        if (row.name == epoch_name) return row.value;
-    }
-    return std::string();
-}
-
 // What a new store begins with: its own keys and its epoch. A no-op on one that exists.
-Result<std::string> initialise(Storage& storage, crypto::Keyring& keys) {
+Result<StoreMeta> initialise(Storage& storage, crypto::Keyring& keys) {
     std::vector<KeyRow> rows = keys.take_new_rows();
-    KV_TRY(std::string epoch, read_epoch(storage));
-    if (rows.empty() && !epoch.empty()) return epoch;
-    if (epoch.empty()) epoch = draw_epoch();
+    KV_TRY(StoreMeta meta, read_store_meta(storage));
+    if (rows.empty() && !meta.epoch.empty()) return meta;
+    if (meta.epoch.empty()) meta.epoch = draw_epoch();
     KV_CHECK(storage.write([&](StorageWriter& writer) {
         Changeset changes;
         changes.keys = rows;
-        changes.meta.push_back({std::string(epoch_name), epoch});
+        changes.meta.push_back({std::string(meta_epoch), meta.epoch});
         return writer.apply(changes);
     }));
-    return epoch;
+    return meta;
 }
 
 Result<void> check_limits(const Limits& asked) {
@@ -124,13 +109,15 @@ Result<void> draw(Operation& operation, const crypto::Keyring& keys, Time now) {
 class Store::Impl {
 public:
     Impl(std::unique_ptr<Clock> clock, std::unique_ptr<Storage> storage, Options options, std::unique_ptr<crypto::Keyring> keys,
-         std::string epoch, TimeGuard time)
+         StoreMeta meta, TimeGuard time)
         : options_(std::move(options)),
           clock_(std::move(clock)),
           storage_(std::move(storage)),
           keys_(std::move(keys)),
           vault_(*keys_),
-          epoch_(std::move(epoch)),
+          meta_(std::move(meta)),
+          epoch_(meta_.epoch),
+          last_backup_(meta_.last_backup.value_or(Time{})),
           time_(std::move(time)),
           denials_fold_(options_.denial_window),
           disk_(*storage_, options_.disk_free_min, options_.log),
@@ -150,13 +137,16 @@ public:
     Result<void> enter_admin(const Actor& actor, std::string_view operation, const NamespaceRow* ns,
                              AuditAction action = AuditAction::write);
     Result<std::uint64_t> forget_master_key(const Actor& actor, const std::string& key_id);
+    Result<std::unique_ptr<BackupReader>> backup(const Actor& actor);
 
     const Options options_;
     const std::unique_ptr<Clock> clock_;  // before the storage, which borrows it
     const std::unique_ptr<Storage> storage_;
     const std::unique_ptr<crypto::Keyring> keys_;
     const Vault vault_;
-    const std::string epoch_;
+    const StoreMeta meta_;  // as it was at the opening
+    const std::string& epoch_;
+    std::atomic<Time> last_backup_;  // zero: none
     const TimeGuard time_;
     ForkMark fork_mark_;
     InFlight in_flight_;
@@ -195,6 +185,7 @@ CommitQueue::Settings Store::Impl::commit_settings() {
     settings.time = time_;
     settings.on_full = [this] { disk_.note_full(); };
     settings.audit_copy = options_.audit_copy;
+    settings.version_base = meta_.version_base;
     return settings;
 }
 
@@ -389,6 +380,35 @@ Result<std::uint64_t> Store::Impl::forget_master_key(const Actor& actor, const s
     return forgotten;
 }
 
+// A backup of a running store, which takes note once it was read to its end.
+class NotedBackup final : public BackupReader {
+public:
+    NotedBackup(std::unique_ptr<BackupReader> reader, std::function<void(const BackupInfo&)> note)
+        : reader_(std::move(reader)), note_(std::move(note)) {}
+    Result<bool> next(std::string& out) override {
+        Result<bool> more = reader_->next(out);
+        if (more && !*more && note_) std::exchange(note_, nullptr)(reader_->info());
+        return more;
+    }
+    const BackupInfo& info() const override { return reader_->info(); }
+
+private:
+    const std::unique_ptr<BackupReader> reader_;
+    std::function<void(const BackupInfo&)> note_;
+};
+
+Result<std::unique_ptr<BackupReader>> Store::Impl::backup(const Actor& actor) {
+    KV_CHECK(enter_admin(actor, "admin.backup", nullptr, AuditAction::read));
+    KV_TRY(auto reader, open_backup(*storage_, *keys_));
+    AuditRecord record = make_record(actor, {AuditAction::write, "admin.backup-done"}, Time{}, nullptr);
+    auto note = [this, record = std::move(record)](const BackupInfo& info) {
+        auto noted = maintenance_.record(record, {{std::string(meta_last_backup), format_time(info.taken_at)}});
+        if (noted) last_backup_.store(info.taken_at);
+        if (!noted && options_.log) options_.log(LogLevel::warning, "backup: not noted: " + noted.error().message);
+    };
+    return std::unique_ptr<BackupReader>(std::make_unique<NotedBackup>(std::move(reader), std::move(note)));
+}
+
 StoreStats Store::Impl::stats() const {
     StoreStats stats;
     if (fork_mark_.is_child()) return stats;
@@ -425,6 +445,7 @@ StoreStats Store::Impl::stats() const {
     stats.sweeper_lag_seconds = std::chrono::duration<double>(maintenance_.sweeper_lag()).count();
     stats.disk_free_min = disk_.free_min();
     stats.storage = storage_->stats();
+    if (const Time at = last_backup_.load(); at != Time{}) stats.last_backup = at;
     return stats;
 }
 
@@ -479,10 +500,10 @@ Result<std::unique_ptr<Store>> Store::open(std::unique_ptr<Clock> clock, std::un
         KV_TRY(previous, options.previous_keys->master_key());
     }
     KV_TRY(auto keys, crypto::Keyring::open(master_key, backend, std::move(stored), now, previous ? &*previous : nullptr));
-    KV_TRY(std::string epoch, initialise(*storage, *keys));
+    KV_TRY(StoreMeta meta, initialise(*storage, *keys));
     Clock* wall = clock ? clock.get() : options.clock;
     KV_TRY(TimeGuard time, TimeGuard::open(*storage, {wall, options.clock_gap_max, options.trust_clock, options.log}));
-    auto impl = std::make_unique<Impl>(std::move(clock), std::move(storage), std::move(options), std::move(keys), std::move(epoch),
+    auto impl = std::make_unique<Impl>(std::move(clock), std::move(storage), std::move(options), std::move(keys), std::move(meta),
                                        std::move(time));
     return std::unique_ptr<Store>(new Store(std::move(impl)));
 }
@@ -508,11 +529,12 @@ Result<void> Store::may_administer(const Actor& actor, AuditAction action, std::
 }
 Result<VerifyReport> Store::verify(const Actor& actor, const VerifyOptions& options) {
     KV_CHECK(impl_->enter_admin(actor, "admin.verify", nullptr));
-    return kv::verify(*impl_->storage_, *impl_->options_.keys, options);
+    VerifyOptions with_keys = options;
+    with_keys.previous_keys = impl_->options_.previous_keys;
+    return kv::verify(*impl_->storage_, *impl_->options_.keys, with_keys);
 }
 Result<std::unique_ptr<BackupReader>> Store::backup(const Actor& actor) {
-    KV_CHECK(impl_->enter_admin(actor, "admin.backup", nullptr, AuditAction::read));
-    return open_backup(*impl_->storage_, *impl_->options_.keys);
+    return impl_->backup(actor);
 }
 Result<NamespaceReply> Store::rotate_data_key(const Actor& actor, const NamespaceRef& ns) {
     return call(actor, RotateDataKey{ns});

@@ -31,7 +31,8 @@ Result<void> judge_row(const NamespaceRow& ns, ValueType type, std::uint32_t gen
 }
 
 Error exhausted() {
-    return {Errc::overloaded, "The namespace's data key has sealed as many values as it safely may; it is about to be replaced. Try again shortly."};
+    return {Errc::overloaded, "The namespace's data key has sealed as many values as it safely may, and is about to be replaced: "
+                              "try again shortly."};
 }
 
 }  // namespace

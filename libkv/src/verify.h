@@ -78,6 +78,9 @@ struct UuidHash {
 
 // ---- what the audit log says of the rows ----
 
+// Begins a new epoch: every version made from then on is above its version.
+inline constexpr std::string_view new_epoch = "store.new-epoch";
+
 // The last change of an entry. There may be a great many: a table of them is what verification needs memory for.
 struct EntryState {
     std::uint64_t version = 0;
@@ -109,9 +112,11 @@ struct NamespaceState {
         std::uint64_t revision = 0;
         std::uint64_t version = 0;
         bool is_deleted = false;
+        std::uint64_t version_base = 0;
         std::uint64_t known_revision = 0;
         std::uint64_t known_version = 0;
         bool known_is_deleted = false;
+        std::optional<std::uint64_t> known_version_base;
     };
     std::optional<Row> row;
 };
@@ -134,6 +139,8 @@ public:
     NamespaceState* find_namespace(const NamespaceId& id);
     NamespaceState& make_namespace(const NamespaceId& id) { return namespaces_[index_of(id)]; }
     std::vector<NamespaceState>& namespaces() { return namespaces_; }
+    // NamespaceRow::version_base of every namespace, from the last new epoch; empty: none is recorded.
+    const std::optional<std::uint64_t>& version_base() const noexcept { return version_base_; }
     std::unordered_map<EntryId, EntryState, UuidHash>& entries() { return entries_; }
 
     // A question is forgotten when note() comes to its answer.
@@ -149,10 +156,12 @@ public:
 
 private:
     std::uint32_t index_of(const NamespaceId& id);
+    void note_epoch(const AuditRecord& record);
     void note_settings(const AuditRecord& record);
     void note_change(const AuditRow& row);
     static void count_revision(NamespaceState& ns, std::uint64_t revision, std::uint64_t position);
 
+    std::optional<std::uint64_t> version_base_;
     std::vector<NamespaceState> namespaces_;
     std::unordered_map<NamespaceId, std::uint32_t, UuidHash> namespace_index_;
     std::unordered_map<EntryId, EntryState, UuidHash> entries_;
@@ -314,6 +323,7 @@ private:
     Result<void> check_data_key(const NamespaceRow& row);
     void settle_namespace(const NamespaceState& ns);
     void settle_settings(const NamespaceState& ns);
+    void settle_version_base(const NamespaceState& ns);
     void settle_revision(const NamespaceState& ns);
     void settle_changes(const NamespaceState& ns);
 

@@ -256,7 +256,7 @@ void AuditLog::meet(Stream& stream, const AuditRow& row) {
 
 void AuditLog::note_proven(const AuditRow& row) {
     const AuditRecord& record = row.record;
-    if (record.operation == "store.new-epoch" && record.success) new_epoch_ = record.timestamp;
+    if (record.operation == new_epoch && record.success) new_epoch_ = record.timestamp;
     if (!record.operation.starts_with("audit.")) return;
     const auto head = read_head_record(record);
     if (!head) return;

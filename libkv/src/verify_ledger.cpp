@@ -129,13 +129,21 @@ std::uint32_t Ledger::index_of(const NamespaceId& id) {
 
 void Ledger::note(const AuditRow& row) {
     const AuditRecord& record = row.record;
-    if (!record.success || !record.namespace_id) return;
-    if (record.action == AuditAction::read) return;
-    if (!record.entry_id) {
+    if (!record.success || record.action == AuditAction::read) return;
+    if (!record.namespace_id) {
+        note_epoch(record);
+    } else if (!record.entry_id) {
         note_settings(record);
     } else if (is_change(record)) {
         note_change(row);
     }
+}
+
+// It gives every namespace there is a version of its settings, the first above what it begins with.
+void Ledger::note_epoch(const AuditRecord& record) {
+    if (record.operation != new_epoch || !record.version) return;
+    version_base_ = *record.version;
+    for (NamespaceState& ns : namespaces_) ns.version = *record.version + 1;
 }
 
 // Creating, changing, deleting, restoring and purging a namespace.

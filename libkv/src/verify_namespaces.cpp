@@ -46,7 +46,8 @@ Result<void> RowCheck::check_namespace(const NamespaceRow& row) {
     NamespaceState& ns = ledger_.make_namespace(row.id);
     // One that is renamed meanwhile may come twice.
     if (!ns.row) ++findings_.report.namespaces;
-    ns.row = NamespaceState::Row{row.revision, row.version, row.deleted_at.has_value(), ns.revision, ns.version, ns.is_deleted};
+    ns.row = NamespaceState::Row{row.revision, row.version,     row.deleted_at.has_value(), row.version_base,
+                                 ns.revision,  ns.version, ns.is_deleted,            ledger_.version_base()};
     if (vault_ != nullptr && !vault_->is_intact(row)) {
         findings_.add(kind::namespace_row, about_namespace(row.id, "its MAC is wrong: its application, its secrecy or its key generation was changed outside the store"));
     }
@@ -75,6 +76,7 @@ void RowCheck::settle_namespace(const NamespaceState& ns) {
         findings_.add(kind::namespace_missing, about_namespace(ns.id, "it is not there, though no purge of it is recorded"));
     } else if (ns.row) {
         settle_settings(ns);
+        settle_version_base(ns);
         settle_revision(ns);
     }
 }
@@ -97,6 +99,16 @@ void RowCheck::settle_settings(const NamespaceState& ns) {
         findings_.add(kind::namespace_row, about_namespace(ns.id, row.is_deleted ? "it is marked as deleted, but no deletion is recorded"
                                                                                  : "it is recorded as deleted, but is not marked as such"));
     }
+}
+
+// Lowered, it would let versions of a time that was lost come again.
+void RowCheck::settle_version_base(const NamespaceState& ns) {
+    const std::optional<std::uint64_t>& base = ledger_.version_base();
+    if (!base && log_.is_cut()) return;
+    const std::uint64_t is = ns.row->version_base;
+    if (is == base.value_or(0) || is == ns.row->known_version_base.value_or(0)) return;
+    findings_.add(kind::namespace_row, about_namespace(ns.id, "its versions begin above " + number(is) + ", but the last new epoch recorded has " +
+                                                                  number(base.value_or(0))));
 }
 
 void RowCheck::settle_revision(const NamespaceState& ns) {

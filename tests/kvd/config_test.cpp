@@ -223,12 +223,34 @@ TEST_CASE("help, version and the other commands") {
     CHECK(contains(failure({"token", "--user", "u", "--grant", "*", "--expires-at", "soon"}), "64 --expires-at"));
 }
 
+TEST_CASE("commands for keys take a storage, which the environment may name") {
+    auto parsed = kvd::parse_command({"check-key"}, {});
+    CHECK(std::get<Command>(parsed).kind == Command::Kind::check_key);
+    CHECK(std::get<Command>(parsed).storage == "sqlite:kv.db");
+    parsed = kvd::parse_command({"forget-master-key", "0123456789abcdef"}, {{"KVD_STORAGE", "sqlite:a"}});
+    CHECK(std::get<Command>(parsed).kind == Command::Kind::forget_master_key);
+    CHECK(std::get<Command>(parsed).storage == "sqlite:a");
+    CHECK(std::get<Command>(parsed).key_id == "0123456789abcdef");
+    parsed = kvd::parse_command({"check-key", "--storage", "sqlite:b"}, {{"KVD_STORAGE", "sqlite:a"}});
+    CHECK(std::get<Command>(parsed).storage == "sqlite:b");
+    CHECK(std::get<Command>(kvd::parse_command({"key-id"}, {})).kind == Command::Kind::key_id);
+    CHECK(contains(failure({"forget-master-key"}), "64 "));
+}
+
 TEST_CASE("secrets are taken out of the environment, and their bytes overwritten") {
     setenv("KV_MASTER_KEY", "the-master-key", 1);
+    setenv("KV_MASTER_KEY_PREVIOUS", "the-key-before", 1);
+    setenv("KV_MASTER_KEY_PREVIOUS_FILE", "/etc/key", 1);
     setenv("KVD_ROOT_TOKEN", "the-root-token", 1);
     setenv("KVD_THREADS", "2", 1);
     const char* const bytes = getenv("KV_MASTER_KEY");
+    const char* const previous = getenv("KV_MASTER_KEY_PREVIOUS");
     const auto secrets = kvd::SecretVariables::take();
+    CHECK(secrets.previous_master_key->reveal() == "the-key-before");
+    CHECK(secrets.previous_master_key_file == "/etc/key");
+    CHECK(getenv("KV_MASTER_KEY_PREVIOUS") == nullptr);
+    CHECK(std::string(previous).empty());
+    unsetenv("KV_MASTER_KEY_PREVIOUS_FILE");
     CHECK(secrets.master_key->reveal() == "the-master-key");
     CHECK(secrets.root_token->reveal() == "the-root-token");
     CHECK(getenv("KV_MASTER_KEY") == nullptr);

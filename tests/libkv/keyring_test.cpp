@@ -325,6 +325,152 @@ TEST_CASE("a third master key is refused by rows with two wraps, and all key ids
                                         frozen.masters[0].id + " or " + frozen.masters[1].id);
 }
 
+// ---- two master keys ----
+
+namespace {
+
+Result<std::unique_ptr<Keyring>> open_by(const SecretBytes& current, const SecretBytes* previous, const std::vector<KeyRow>& rows) {
+    return Keyring::open(current, backend, rows, now, previous);
+}
+
+// By which master keys a row is wrapped: "a", "b+a"...
+std::string wraps(const KeyRow& row, const std::map<std::string, std::string>& names) {
+    std::string text = names.at(row.wrap_key_id);
+    if (!row.second_wrap_key_id.empty()) text += "+" + names.at(row.second_wrap_key_id);
+    CHECK(row.second_wrap.empty() == row.second_wrap_key_id.empty());
+    return text;
+}
+
+}  // namespace
+
+TEST_CASE("what is made while the master key is changed is wrapped by both keys, and opens by either") {
+    const SecretBytes a = generate_master_key();
+    const SecretBytes b = generate_master_key();
+    const std::map<std::string, std::string> names = {{master_key_id(a), "a"}, {master_key_id(b), "b"}};
+    auto fresh = open_by(b, &a, {}).value();
+    CHECK(fresh->key_id() == master_key_id(b));
+    CHECK(fresh->previous_key_id() == master_key_id(a));
+    std::vector<KeyRow> rows = fresh->take_new_rows();
+    rows.push_back(fresh->make_data_key(id(1), "billing", 1, now).value());
+    for (const KeyRow& row : rows) CHECK(wraps(row, names) == "b+a");
+    const KeyRow data = rows.back();
+    rows.pop_back();
+    for (const SecretBytes* key : {&a, &b}) {
+        auto keyring = open_by(*key, nullptr, rows).value();
+        CHECK(keyring->row_mac("x") == fresh->row_mac("x"));
+        CHECK(seal(*keyring->adopt(data).value(), "text") == seal(*fresh->adopt(data).value(), "text"));
+        CHECK(keyring->previous_key_id().empty());
+    }
+    fresh->stop_wrapping_by_previous();
+    CHECK(wraps(fresh->make_data_key(id(1), "billing", 2, now).value(), names) == "b");
+}
+
+TEST_CASE("a row is wrapped by the current key at the cost of a third, older wrap alone") {
+    const SecretBytes a = generate_master_key();
+    const SecretBytes b = generate_master_key();
+    const SecretBytes c = generate_master_key();
+    const std::map<std::string, std::string> names = {{master_key_id(a), "a"}, {master_key_id(b), "b"}, {master_key_id(c), "c"}};
+    auto by_a = open_by(a, nullptr, {}).value();
+    std::vector<KeyRow> rows = by_a->take_new_rows();
+    const KeyRow only_a = by_a->make_data_key(id(1), "billing", 1, now).value();
+    auto by_b = open_by(b, &a, rows).value();
+    const KeyRow b_and_a = by_b->rewrap(only_a).value();
+    CHECK(wraps(b_and_a, names) == "b+a");
+    CHECK(b_and_a.second_wrap == only_a.wrap);
+    CHECK(b_and_a.commitment == only_a.commitment);
+    CHECK(wraps(by_b->rewrap(b_and_a).value(), names) == "b+a");
+    CHECK(by_b->rewrap(b_and_a)->wrap == b_and_a.wrap);  // nothing to do
+    KeyRow a_and_b = b_and_a;
+    std::swap(a_and_b.wrap, a_and_b.second_wrap);
+    std::swap(a_and_b.wrap_key_id, a_and_b.second_wrap_key_id);
+    rows = by_b->take_new_rows();
+    REQUIRE(rows.size() == 5);
+    auto by_c = open_by(c, &b, rows).value();
+    for (const KeyRow& row : by_c->take_new_rows()) CHECK(wraps(row, names) == "c+b");
+    for (const KeyRow& row : {b_and_a, a_and_b}) {
+        CHECK(wraps(by_c->rewrap(row).value(), names) == "c+b");
+        CHECK(seal(*by_c->adopt(by_c->rewrap(row).value()).value(), "text") == seal(*by_a->adopt(only_a).value(), "text"));
+    }
+    CHECK(by_c->rewrap(only_a) == Errc::wrong_key);
+    CHECK(by_c->adopt(only_a) == Errc::wrong_key);
+    CHECK(by_a->check(only_a));
+    CHECK(by_b->check(only_a) == Errc::integrity);
+}
+
+TEST_CASE("internal rows that are wrapped by one key or the other all open, and only those that must be are written") {
+    const SecretBytes a = generate_master_key();
+    const SecretBytes b = generate_master_key();
+    auto by_a = open_by(a, nullptr, {}).value();
+    const std::vector<KeyRow> old_rows = by_a->take_new_rows();
+    auto both = open_by(b, &a, old_rows).value();
+    const std::vector<KeyRow> new_rows = both->take_new_rows();
+    REQUIRE(new_rows.size() == 5);
+    for (unsigned mask = 0; mask < 32; ++mask) {
+        CAPTURE(mask);
+        std::vector<KeyRow> rows;
+        for (unsigned i = 0; i < 5; ++i) rows.push_back(mask & (1u << i) ? new_rows[i] : old_rows[i]);
+        auto keyring = open_by(b, &a, rows).value();
+        CHECK(keyring->row_mac("x") == by_a->row_mac("x"));
+        CHECK(keyring->wraps_by_previous());
+        CHECK(keyring->take_new_rows().size() == 5u - static_cast<unsigned>(__builtin_popcount(mask)));
+        CHECK(open_by(a, nullptr, rows));
+        CHECK(open_by(b, nullptr, rows).has_value() == (mask == 31));
+    }
+    // The canary tells whether the previous key still counts.
+    std::vector<KeyRow> forgotten = new_rows;
+    forgotten[0].second_wrap_key_id.clear();
+    forgotten[0].second_wrap.clear();
+    CHECK_FALSE(open_by(b, &a, forgotten).value()->wraps_by_previous());
+}
+
+TEST_CASE("a wrap that was tampered with does not open, though another one would") {
+    const SecretBytes a = generate_master_key();
+    const SecretBytes b = generate_master_key();
+    auto fresh = open_by(b, &a, {}).value();
+    const std::vector<KeyRow> rows = fresh->take_new_rows();
+    for (std::size_t i = 0; i < rows.size(); ++i) {
+        std::vector<KeyRow> changed = rows;
+        changed[i].wrap.back() = static_cast<char>(changed[i].wrap.back() ^ 1);
+        CHECK(open_by(b, &a, changed) == Errc::integrity);
+        CHECK(open_by(a, nullptr, changed));
+        changed = rows;
+        changed[i].second_wrap.back() = static_cast<char>(changed[i].second_wrap.back() ^ 1);
+        CHECK(open_by(a, nullptr, changed) == Errc::integrity);
+        CHECK(open_by(b, &a, changed));
+        changed = rows;
+        std::swap(changed[i].wrap, changed[i].second_wrap);
+        CHECK(open_by(b, &a, changed) == Errc::integrity);
+    }
+}
+
+TEST_CASE("neither of two wrong master keys opens a store, and all ids are named") {
+    Fixture store;
+    const SecretBytes b = generate_master_key();
+    const SecretBytes c = generate_master_key();
+    auto opened = open_by(b, &c, store.rows);
+    REQUIRE(opened == Errc::wrong_key);
+    CHECK(opened.error().message == "the master keys " + master_key_id(b) + " and " + master_key_id(c) +
+                                        " do not open this store, whose keys are wrapped by " + master_key_id(store.master_key));
+    // A previous key that opens nothing is none, the same key twice is one.
+    auto harmless = open_by(store.master_key, &b, store.rows).value();
+    CHECK_FALSE(harmless->wraps_by_previous());
+    CHECK(harmless->take_new_rows().empty());
+    CHECK(open_by(store.master_key, &store.master_key, store.rows).value()->previous_key_id().empty());
+    const SecretBytes short_key("short");
+    CHECK(open_by(store.master_key, &short_key, store.rows) == Errc::invalid_request);
+}
+
+TEST_CASE("one generation of a data key is forgotten alone") {
+    Fixture store;
+    for (std::uint32_t generation : {1u, 2u}) {
+        REQUIRE(store.keyring->adopt(store.keyring->make_data_key(id(1), "billing", generation, now).value()));
+    }
+    store.keyring->forget(id(1), 1);
+    store.keyring->forget(id(1), 3);
+    CHECK(store.keyring->data_key(id(1), 1) == nullptr);
+    CHECK(store.keyring->data_key(id(1), 2) != nullptr);
+}
+
 TEST_CASE("a master key is read from base64 or hex, with white space around it") {
     const SecretBytes key = generate_master_key();
     const std::string base64 = base64_encode(key.reveal());

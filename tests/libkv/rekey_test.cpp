@@ -774,9 +774,7 @@ TEST_CASE("a worn data key is replaced even while values are on their way to it"
 }
 
 TEST_CASE("data keys rotate while many read and write") {
-    Options options;
-    options.key_retirement = 0s;
-    Fixture kv(Kind::secret, options);
+    Fixture kv;
     fill(kv, 100);
     std::atomic<bool> is_over{false};
     std::vector<std::thread> clients;

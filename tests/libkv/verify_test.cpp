@@ -788,6 +788,21 @@ TEST_CASE("a finding about an anchor tells of a new epoch") {
     CHECK(verify_fault(*kv.storage, options).find("new epoch begun at 2024-01-15T10:00:00") != std::string::npos);
 }
 
+TEST_CASE("a new epoch is what every namespace goes on from") {
+    Fixture kv;
+    REQUIRE(kv.put("k", "v"));
+    kv.close();
+    AuditRecord record = make_record(system_actor(), {AuditAction::write, "store.new-epoch", {}}, kv.clock.now(), nullptr);
+    record.version = 1000;
+    append_stream(kv, {record});
+    CHECK(kinds_in(*kv.storage) == "namespace-row namespace-set-back");
+    NamespaceRow ns = kv.namespace_row();
+    ns.version_base = 1000;
+    ns.version = 1001;
+    kv.tamper(change_namespace(ns));
+    CHECK(verify_fault(*kv.storage) == "");
+}
+
 // ---- entries ----
 
 TEST_CASE("an entry that was set back is found, after a patch too") {
@@ -998,6 +1013,7 @@ TEST_CASE("namespace rows that were edited are found") {
     CHECK(found([](NamespaceRow& row) { row.revision = 0; }) == "revision");
     CHECK(found([](NamespaceRow& row) { row.revision = 2; }) == "revision");
     CHECK(found([&](NamespaceRow& row) { row.deleted_at = kv.clock.now(); }) == "namespace-row");
+    CHECK(found([&](NamespaceRow& row) { row.version_base = 1; }) == "namespace-row");
     // One of somebody's own, one that is gone, and one whose deletion was undone.
     const NamespaceId other = kv.make_namespace("other", Kind::plain);
     DeleteNamespace remove;

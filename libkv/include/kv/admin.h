@@ -32,7 +32,8 @@ struct Finding {
 //   key-row              a stored key does not open, was edited, or is missing
 //   audit-row            an audit row was edited: its MAC is wrong
 //   audit-gap            audit rows are missing from a stream, out of order or repeated
-//   namespace-row        a namespace's application, secrecy, sealing or key generation was edited, or whether it is deleted
+//   namespace-row        a namespace's application, secrecy, sealing, key generation or version base was edited, or whether it
+//                        is deleted
 //   namespace-set-back   its settings are of an older version than was recorded
 //   namespace-unaudited  its settings were changed, or it was made, outside the store
 //   namespace-missing    it went without a purge
@@ -116,6 +117,7 @@ struct BackupInfo {
     Time taken_at;
     std::vector<std::string> key_ids;  // of the master keys that open it
     std::uint64_t namespaces = 0;      // the rest is known at the end only
+    std::uint64_t plain_namespaces = 0;  // of those: their values are in the backup as they are
     std::uint64_t entries = 0;
     std::uint64_t versions = 0;
     std::uint64_t audit_rows = 0;
@@ -123,7 +125,11 @@ struct BackupInfo {
 };
 
 // BackupReader gives a backup piece by piece: the rows of one snapshot, sealed values as they lie there, a header with
-// epoch and key ids before them and a MAC over everything behind. It holds the snapshot until it is destroyed.
+// epoch and key ids before them and a MAC over everything behind. It can be restored into any storage. It holds the
+// snapshot until it is destroyed, and what changes meanwhile makes the storage grow (SQLite: its WAL).
+//
+// A backup is to be kept as private as the database: key paths, metadata, the audit log and the values of namespaces that
+// are not secret are in it in the clear.
 //
 // Threads: one at a time.
 class KV_EXPORT BackupReader {
@@ -133,18 +139,22 @@ public:
     virtual Result<bool> next(std::string& out) = 0;
     virtual const BackupInfo& info() const = 0;
 };
-// Borrows the storage.
+// Borrows the storage. Errc::not_found if there is no store in it, wrong_key. A running store notes when it was backed up
+// (Store::backup(), StoreStats::last_backup); a backup of a storage that is only read leaves no trace in it.
 KV_EXPORT Result<std::unique_ptr<BackupReader>> open_backup(Storage& storage, KeyProvider& keys);
 
 // Gives the pieces of a backup in order, as many bytes as it likes; an empty string: the end.
 using BackupSource = std::function<Result<std::string>()>;
 
-// Fills an empty storage from a backup and begins a new epoch. Errc::wrong_key, newer_schema (format), integrity (cut short
-// or changed), invalid_state (the storage holds a store already). The storage is worthless after a failure.
+// Fills an empty storage from a backup and begins a new epoch. Answers what the backup held; its `epoch` is the old one.
+// Errc::wrong_key (nothing was written), newer_schema (format), integrity (cut short or changed), invalid_state (the storage
+// holds a store already). After any other failure the storage is worthless, and no store opens in it.
 KV_EXPORT Result<BackupInfo> restore_backup(const BackupSource& source, Storage& target, KeyProvider& keys);
 
 // Draws a new epoch and raises what versions begin with, so that nothing of a future that was lost (by a restore, by
-// recovery to a point in time) is ever taken for something of this one. Recorded. Answers the new epoch.
+// recovery to a point in time) is ever taken for something of this one: neither its ETags and cursors nor its versions,
+// which from now on count from the present time in microseconds. Nobody else may use the storage meanwhile. Recorded.
+// Interrupted, it is to be run again. Answers the new epoch. Errc::not_found if there is no store, wrong_key.
 KV_EXPORT Result<std::string> begin_epoch(Storage& storage, KeyProvider& keys);
 
 }  // namespace kv

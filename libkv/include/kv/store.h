@@ -88,10 +88,10 @@ struct StoreStats {
     std::uint64_t denials_folded = 0;       // counted in a row of others
     std::uint64_t bytes_in_flight = 0;
     std::uint64_t queued = 0;
+    std::optional<Time> last_backup = {};   // what the last backup that was read to its end shows; empty: there was none
     double clock_skew_seconds = 0;          // of the wall clock ahead of the store's
     double sweeper_lag_seconds = 0;         // of the oldest entry that expired and was not swept yet
     std::uint64_t disk_free_min = 0;        // below it writes are refused; 0: no guard
-    std::optional<Time> last_backup = {};   // what the last backup that was read to its end shows; empty: there was none
     Storage::Stats storage;
 };
 

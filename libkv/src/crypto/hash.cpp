@@ -41,6 +41,27 @@ Mac blake2b_named(std::string_view name, std::string_view data) {
     return blake2b_keyed(key, {data});
 }
 
+struct KeyedHash::State {
+    crypto_generichash_state hash;
+};
+
+KeyedHash::KeyedHash(std::span<const std::uint8_t, 32> key) : state_(std::make_unique<State>()) {
+    require_sodium();
+    crypto_generichash_init(&state_->hash, key.data(), key.size(), std::tuple_size_v<Mac>);
+}
+
+KeyedHash::~KeyedHash() { secure_wipe(state_.get(), sizeof *state_); }
+
+void KeyedHash::update(std::string_view part) {
+    crypto_generichash_update(&state_->hash, bytes_of(part), part.size());
+}
+
+Mac KeyedHash::finish() {
+    Mac mac;
+    crypto_generichash_final(&state_->hash, mac.data(), mac.size());
+    return mac;
+}
+
 bool equal(std::span<const std::uint8_t> a, std::span<const std::uint8_t> b) {
     return a.size() == b.size() && (a.empty() || sodium_memcmp(a.data(), b.data(), a.size()) == 0);
 }

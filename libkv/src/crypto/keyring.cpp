@@ -289,6 +289,10 @@ Mac Keyring::cursor_mac(std::string_view canonical) const {
     return blake2b_keyed(state_->internal_key(KeyPurpose::cursor), {canonical});
 }
 
+Key Keyring::derived_key(std::string_view context) const {
+    return blake2b_keyed(state_->internal_key(KeyPurpose::row_mac), {context});
+}
+
 Key Keyring::audit_stream_key(const StreamId& stream) const {
     return crypto::audit_stream_key(state_->internal_key(KeyPurpose::audit), stream);
 }

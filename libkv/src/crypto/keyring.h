@@ -61,6 +61,8 @@ public:
     // MACs with the internal keys.
     Mac row_mac(std::string_view canonical) const;
     Mac cursor_mac(std::string_view canonical) const;
+    // For a purpose of its own, named by `context`: derived from the row MAC key, whose messages begin otherwise.
+    Key derived_key(std::string_view context) const;
     // The key of one audit stream.
     Key audit_stream_key(const StreamId& stream) const;
 

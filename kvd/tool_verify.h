@@ -1,0 +1,19 @@
+#pragma once
+#include <string>
+#include <vector>
+
+#include "kv/admin.h"
+#include "kvd/config.h"
+
+namespace kvd {
+
+// Each gives the exit code. Findings and the key go to stdout, everything else to stderr.
+
+// Looks at a store, which a running kvd may serve: exit_ok if it is sound, exit_not_good if not.
+int run_verify(const Command& command, const SecretVariables& variables);
+int run_audit_key_export(const Command& command, const SecretVariables& variables);
+
+// The heads in logs of kvd; "-" is stdin. An error if there is none in all of them.
+kv::Result<std::vector<kv::AuditHead>> read_anchors(const std::vector<std::string>& paths);
+
+}  // namespace kvd
