@@ -78,6 +78,7 @@ class Verification(AdminTestCase):
 
 
 class Requests(AdminTestCase):
+    flags = ("--denial-window", "0s")
     tokens = [element("reader", grant("kv-entry:read"), user="reader")]
 
     def test_what_a_request_must_be(self):

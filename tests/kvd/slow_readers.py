@@ -79,7 +79,7 @@ class SlowReaders(ApiTestCase):
             self.assertEqual(self.kvd.request("GET", "/healthz", token=None).status, 200)
             self.assertEqual(self.kvd.request("GET", "/metrics", token=None, admin=True).status, 200)
         until(lambda: self.kvd.metrics()["kvd_body_bytes_in_flight"] == 0, "what they held is given back")
-        self.assertEqual(len(self.call("GET", self.page, status=200).json()["items"]), 7)
+        self.assertGreaterEqual(len(self.call("GET", self.page, status=200).json()["items"]), 8)
 
     def test_a_reader_who_takes_it_in_the_end_gets_it_whole(self):
         reader = SlowReader(self.kvd, self.page)
