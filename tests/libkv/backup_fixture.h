@@ -39,6 +39,15 @@ inline Result<BackupInfo> restore(const std::string& bytes, Storage& target, std
     return restore_backup(source_of(bytes, piece), target, *right_key());
 }
 
+// What verification finds, one to a line.
+inline std::string findings(Storage& storage) {
+    const auto report = verify(storage, *right_key(), {});
+    REQUIRE_MESSAGE(report, report.error().message);
+    std::string text;
+    for (const Finding& finding : report->findings) text += finding.kind + ": " + finding.message + "\n";
+    return text;
+}
+
 // A store over somebody else's storage, with the requests and the views of the fixture.
 class Reopened : public Fixture {
 public:

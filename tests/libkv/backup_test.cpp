@@ -223,6 +223,7 @@ TEST_CASE("a restored store serves what the backup held") {
     REQUIRE(copy.put("a", "four"));
     CHECK(copy.get("a") == "four");
     copy.close();
+    CHECK(findings(*copy.storage) == "");
     CHECK(audit_fault(*copy.storage, *copy.keys) == "");
 }
 
@@ -279,6 +280,7 @@ TEST_CASE("a backup that is taken while others write is one consistent moment") 
 
         Reopened copy(kv, kv.clock.now(), bytes);
         copy.close();
+        CHECK(findings(*copy.storage) == "");
         CHECK(audit_fault(*copy.storage, *copy.keys) == "");
         const Tables tables = read_tables(*copy.storage);
         std::map<EntryId, std::uint64_t> audited;

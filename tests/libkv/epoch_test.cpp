@@ -317,6 +317,9 @@ TEST_CASE("a new epoch is recorded in a stream of its own, which bears witness t
         CHECK(head.state == (head.stream == unclosed.stream ? HeadState::witnessed : HeadState::closed));
     }
     CHECK(audit_fault(*copy, *kv.keys) == "");
+    CHECK(findings(*copy) == "");
+    REQUIRE(begin_epoch(*copy, *right_key()));
+    CHECK(findings(*copy) == "");
 }
 
 TEST_CASE("a new epoch that was interrupted anywhere is not there, and running it again makes it") {
