@@ -125,9 +125,13 @@ std::optional<std::int64_t> seconds_of(const Ttl& ttl) {
     return ttl.kind == Ttl::Kind::seconds ? std::optional<std::int64_t>(ttl.seconds) : std::nullopt;
 }
 
+// Years pass in a run: its first audit rows go, unless all are to be looked at in the end.
+enum class AuditLog { whole, trimmed };
+
 class ModelRun {
 public:
-    ModelRun(std::uint64_t seed, const Fixture::MakeStorage& make) : random_(seed), kv_(Kind::secret, {}, make) {
+    ModelRun(std::uint64_t seed, const Fixture::MakeStorage& make, AuditLog log)
+        : random_(seed), kv_(Kind::secret, options(log), make), log_(log) {
         for (const auto& [name, kind] : {std::pair{"secret", Kind::secret}, {"plain", Kind::plain}, {"short", Kind::no_history}}) {
             namespaces_.push_back(make_namespace(name, kind));
         }
@@ -604,12 +608,19 @@ private:
             CHECK(seen == ns.events);
         }
         kv_.close();
-        CHECK(audit_fault(*kv_.storage, *kv_.keys) == "");
+        if (log_ == AuditLog::whole) CHECK(audit_fault(*kv_.storage, *kv_.keys) == "");
         CHECK(verify_fault(*kv_.storage) == "");
+    }
+
+    static Options options(AuditLog log) {
+        Options options = each_denial_a_row();
+        if (log == AuditLog::whole) options.audit_retention = std::chrono::hours(24 * 365 * 100);
+        return options;
     }
 
     std::mt19937_64 random_;
     Fixture kv_;
+    const AuditLog log_;
     std::vector<ModelNamespace> namespaces_;
 };
 
@@ -629,7 +640,7 @@ constexpr std::size_t operations = 100'000;
 TEST_CASE("a hundred thousand random operations on memory do what the rules say") {
     const std::uint64_t chosen = seed();
     MESSAGE("KV_MODEL_SEED=" << chosen);
-    CHECK(ModelRun(chosen, make_memory_storage).run(operations) >= operations);
+    CHECK(ModelRun(chosen, make_memory_storage, AuditLog::whole).run(operations) >= operations);
 }
 
 TEST_CASE("a hundred thousand random operations on SQLite do what the rules say") {
@@ -641,7 +652,7 @@ TEST_CASE("a hundred thousand random operations on SQLite do what the rules say"
         SqliteOptions options;
         options.path = (folder / "kv.db").string();
         const auto open = [&](Clock& clock) { return open_sqlite_storage(options, clock).value(); };
-        CHECK(ModelRun(chosen, open).run(operations) >= operations);
+        CHECK(ModelRun(chosen, open, AuditLog::trimmed).run(operations) >= operations);
     }
     std::filesystem::remove_all(folder);
 }
