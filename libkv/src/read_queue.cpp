@@ -50,8 +50,13 @@ private:
     const std::chrono::steady_clock::time_point began_ = std::chrono::steady_clock::now();
 };
 
-ReadQueue::ReadQueue(const Reader& reader, CommitQueue& commits, Denials& denials, std::size_t readers)
-    : reader_(reader), commits_(commits), denials_(denials), readers_(std::max<std::size_t>(readers, 1)) {
+ReadQueue::ReadQueue(const Reader& reader, CommitQueue& commits, Denials& denials, const InFlight& in_flight, Settings settings)
+    : reader_(reader),
+      commits_(commits),
+      denials_(denials),
+      in_flight_(in_flight),
+      bytes_in_flight_max_(settings.bytes_in_flight_max),
+      readers_(std::max<std::size_t>(settings.readers, 1)) {
     for (std::size_t i = 0; i < scan_threads; ++i) threads_.emplace_back([this] { work(); });
 }
 
@@ -123,7 +128,11 @@ void ReadQueue::work() {
 
 void ReadQueue::run_batch(Batch batch, bool caller_waits) {
     const std::size_t size = batch.size();
-    reader_.run(batch);
+    if (has_room()) {
+        reader_.run(batch);
+    } else {
+        for (auto& item : batch) reader_.refuse(*item, Error{Errc::overloaded, "Too much is waiting to be done; try again shortly."});
+    }
     for (auto& item : batch) item->ticket.hold(reply_bytes(item->reply));
     {
         std::lock_guard lock(mutex_);
@@ -139,6 +148,9 @@ void ReadQueue::release(std::unique_ptr<ReadItem> item, bool caller_waits) {
     batch.push_back(std::move(item));
     record(std::move(batch), caller_waits);
 }
+
+// When reads were accepted their replies were not counted yet.
+bool ReadQueue::has_room() const { return in_flight_.bytes.load(std::memory_order_relaxed) <= bytes_in_flight_max_; }
 
 // What a denied read leaves to be recorded now.
 void ReadQueue::fold(std::vector<AuditRecord>& rows) {

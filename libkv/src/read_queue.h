@@ -46,6 +46,8 @@ public:
 
     // Point reads of one batch share one find(); everything else is done by itself.
     void run(std::vector<std::unique_ptr<ReadItem>>& batch) const;
+    // Instead: says what to record.
+    void refuse(ReadItem& item, Error error) const;
     static bool is_point_read(const Request& request);
 
 private:
@@ -62,8 +64,12 @@ private:
 // Threads: any.
 class ReadQueue {
 public:
-    // Borrows all three.
-    ReadQueue(const Reader& reader, CommitQueue& commits, Denials& denials, std::size_t readers);
+    struct Settings {
+        std::size_t readers = 1;
+        std::size_t bytes_in_flight_max = 0;  // beyond it what was accepted earlier is refused before it is read
+    };
+    // Borrows everything but the settings.
+    ReadQueue(const Reader& reader, CommitQueue& commits, Denials& denials, const InFlight& in_flight, Settings settings);
     ~ReadQueue();
 
     // `caller_waits`: the caller will lead the commit of what is to be recorded (CommitQueue::lead_until), and reads on
@@ -88,6 +94,7 @@ private:
     void run_batch(Batch batch, bool caller_waits);
     void record(Batch batch, bool caller_waits);
     bool next_batch(Batch& batch);
+    bool has_room() const;
     void fold(std::vector<AuditRecord>& rows);
     void count_release(std::chrono::steady_clock::duration took);
     friend class ReadAuditItem;
@@ -96,6 +103,8 @@ private:
     const Reader& reader_;
     CommitQueue& commits_;
     Denials& denials_;
+    const InFlight& in_flight_;
+    const std::size_t bytes_in_flight_max_;
     const std::size_t readers_;
 
     mutable std::mutex mutex_;

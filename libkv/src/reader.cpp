@@ -49,6 +49,8 @@ void Reader::run(std::vector<std::unique_ptr<ReadItem>>& batch) const {
     if (!points.empty()) run.point(points);
 }
 
+void Reader::refuse(ReadItem& item, Error error) const { Run(*this).refuse(item, std::move(error)); }
+
 // ---- what every read does ----
 
 Result<Found> Reader::Run::find_one(const EntryRef& ref, Want want) {

@@ -25,6 +25,7 @@ public:
 
     void point(std::vector<ReadItem*>& items);
     void single(ReadItem& item);
+    void refuse(ReadItem& item, Error error) { fail(item, nullptr, std::move(error)); }
 
 private:
     // ---- what every read does ----

@@ -123,7 +123,7 @@ public:
           disk_(*storage_, options_.disk_free_min, options_.log),
           commits_(*storage_, vault_, commit_settings()),
           reader_(*storage_, vault_, {epoch_, &options_.limits, options_.read_audit, time_}),
-          reads_(reader_, commits_, denials_fold_, options_.readers),
+          reads_(reader_, commits_, denials_fold_, in_flight_, {options_.readers, options_.bytes_in_flight_max}),
           maintenance_(*storage_, vault_, commits_, denials_fold_, disk_, maintenance_settings()) {}
     ~Impl() { stop(); }
 

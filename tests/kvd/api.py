@@ -31,7 +31,7 @@ STATUS_OF = {
     "version-conflict": 409, "namespace-exists": 409, "history-disabled": 409, "history-required": 409, "immutable": 409,
     "deletion-protected": 409, "current-version": 409, "name-conflict": 409, "bulk-failed": 409, "precondition-failed": 412,
     "internal": 500, "integrity": 500, "outcome-unknown": 504, "storage-full": 507, "unavailable": 503, "overloaded": 503,
-    "audit-unavailable": 503, "shutting-down": 503}
+    "audit-unavailable": 503, "shutting-down": 503, "clock-unsound": 503}
 UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
 ETAG = re.compile(r'"[^"\s]+-\d+"')

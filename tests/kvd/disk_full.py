@@ -100,7 +100,7 @@ class DiskFull(unittest.TestCase):
         self.start()
         written = self.fill_by_writes()
         self.assertGreater(written, DISK * 0.6 / (256 << 10))
-        self.assertEqual(until(lambda: (a := self.ready()).status == 507 and a, "not ready").code, "storage-full")
+        self.assertEqual(until(lambda: (a := self.ready()).status == 503 and a, "not ready").code, "storage-full")
         for number in range(written):
             self.assertEqual(self.get(f"big/{number}").status, 200)
         for _ in range(500):

@@ -803,6 +803,39 @@ TEST_CASE("a new epoch is what every namespace goes on from") {
     CHECK(verify_fault(*kv.storage) == "");
 }
 
+TEST_CASE("a store is sound after new epochs and on a restored copy") {
+    Fixture kv;
+    auto keys = make_fixed_key(fixed_key());
+    do_everything(kv);
+    change_namespaces(kv);
+    kv.close();
+    REQUIRE(begin_epoch(*kv.storage, *keys));
+    CHECK(verify_fault(*kv.storage) == "");
+    kv.open();
+    do_everything(kv);
+    std::string backup;
+    {
+        auto reader = open_backup(*kv.storage, *keys).value();
+        while (reader->next(backup).value()) {
+        }
+    }
+    const AuditHead noted = kv.store->audit_head();
+    kv.close();
+    auto copy = make_memory_storage(kv.clock);
+    const BackupSource source = [&]() -> Result<std::string> { return std::exchange(backup, {}); };
+    REQUIRE(restore_backup(source, *copy, *keys));
+    VerifyOptions options;
+    options.anchors.push_back(noted);
+    CHECK(verify_fault(*copy, options) == "");
+    // What came after the backup is lost, and an anchor of that time tells.
+    ++options.anchors[0].sequence;
+    CHECK(verify_fault(*copy, options).find("the new epoch begun at") != std::string::npos);
+    kv.storage = std::move(copy);
+    kv.open();
+    do_everything(kv);
+    CHECK(verify_fault(*kv.storage) == "");
+}
+
 // ---- entries ----
 
 TEST_CASE("an entry that was set back is found, after a patch too") {
