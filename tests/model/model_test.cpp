@@ -608,10 +608,7 @@ private:
             CHECK(seen == ns.events);
         }
         kv_.close();
-<<<<<<< .merge_file_D6EJEd
         if (log_ == AuditLog::whole) CHECK(audit_fault(*kv_.storage, *kv_.keys) == "");
-=======
->>>>>>> .merge_file_z9zgxt
         CHECK(verify_fault(*kv_.storage) == "");
     }
 
