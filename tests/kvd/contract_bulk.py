@@ -224,6 +224,7 @@ class Bulk:
 
 
 class BulkPermissions(ApiTestCase):
+    flags = ("--denial-window", "0")  # each denial is looked for in the audit log
     tokens = [element("half", grant("kv-entry:read", "kv-entry:write", "kv-entry:delete", keys=["mine/**", "one"])),
               element("no-rotate", grant("kv-entry:read", "kv-entry:write", "kv-entry:delete"))]
 
