@@ -280,7 +280,7 @@ Result<std::size_t> Rekeying::reseal_entries(const NamespaceRow& ns, Task& task)
             return {};
         }));
     task.skipped += skipped;
-    if (!rows.empty()) task.after_entry = DueRange::After{{}, rows.back().key_generation, rows.back().id};
+    if (skipped > 0) task.after_entry = DueRange::After{{}, rows.back().key_generation, rows.back().id};
     return rows.size();  // even where others wrote them anew meanwhile: there may be more
 }
 
@@ -308,7 +308,7 @@ Result<std::size_t> Rekeying::reseal_versions(const NamespaceRow& ns, Task& task
         return {};
     }));
     task.skipped += skipped;
-    task.after_version = DueVersionRange::After{rows.back().key_generation, rows.back().entry_id, rows.back().version};
+    if (skipped > 0) task.after_version = DueVersionRange::After{rows.back().key_generation, rows.back().entry_id, rows.back().version};
     return rows.size();
 }
 

@@ -94,11 +94,11 @@ TEST_CASE("what is due is found by indexes and sorted by them") {
         const std::string plan = folder.plan_of([&] {
             CHECK(storage.scan_due({.kind = kind, .ns = ns(), .before = Time{}, .generation = 2, .after = DueRange::After{}}));
         });
-        check_searches(plan, 1);
+        check_searches(plan, kind == Kind::generation ? 3 : 1);  // the row to go on behind is searched, too
         CHECK(plan.find(index) != std::string::npos);
     }
     const std::string plan = folder.plan_of([&] { CHECK(storage.scan_due_versions({.ns = ns(), .generation = 2})); });
-    check_searches(plan, 1);
+    check_searches(plan, 3);
     CHECK(plan.find("versions_by_generation") != std::string::npos);
 }
 

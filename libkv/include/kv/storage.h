@@ -151,8 +151,9 @@ struct DueRange {
     Time before = {};
     std::uint32_t generation = 0;
     bool values = false;
-    // Behind this row in the order of the kind: by time and id for the first three, by generation and id for the fourth.
-    // `all` knows no such place: its rows are there to be erased.
+    // Behind this row in the order of the kind: by time and id for the first three, by generation for the fourth (among
+    // equals in an order of the storage's own; behind a row that is gone there may be none of its generation). `all` knows
+    // no such place: its rows are there to be erased.
     struct After {
         Time at = {};
         std::uint32_t generation = 0;
@@ -162,8 +163,7 @@ struct DueRange {
     std::size_t limit = 512;
     std::size_t bytes = 1u << 20;
 };
-// Archived versions of `ns` that hold a value with key_generation < `generation`, with values, by generation, entry and
-// version.
+// Archived versions of `ns` that hold a value with key_generation < `generation`, with values, by generation as above.
 struct DueVersionRange {
     NamespaceId ns;
     std::uint32_t generation = 0;

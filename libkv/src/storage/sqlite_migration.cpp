@@ -16,11 +16,6 @@ constexpr Step steps[] = {
     {1, R"sql(
 alter table namespaces add column version_base integer not null default 0;
 alter table audit add column revision integer;
-drop index entries_by_generation;
-create index entries_by_generation on entries (namespace_id, is_tombstone, key_generation, id);
-drop index versions_by_generation;
-create index versions_by_generation on versions (namespace_id, key_generation, entry_id, version)
-    where is_tombstone = 0;
 )sql"},
 };
 

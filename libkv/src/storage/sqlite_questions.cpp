@@ -359,6 +359,11 @@ std::vector<EventRow> Questions::scan_events(const EventRange& range) {
 
 namespace {
 
+// By generation rows come in the order of their row ids: an index that held the random ids of entries as well would cost
+// every write a page of its own. A row that is gone stands behind all others of its generation.
+constexpr std::int64_t before_all_generations = -1;
+#define KV_ROW_OR_LAST(sql) "coalesce((" sql "), 9223372036854775807)"
+
 #define KV_DUE_ENTRIES "select " KV_ENTRY_COLUMNS ", iif(?1, value, x'') from entries indexed by "
 
 const char* due_sql(DueRange::Kind kind) {
@@ -378,8 +383,9 @@ const char* due_sql(DueRange::Kind kind) {
                                   " and (?2 is null or namespace_id = ?2) order by updated_at, id";
         case DueRange::Kind::generation:
             return KV_DUE_ENTRIES "entries_by_generation where namespace_id = ?2 and is_tombstone = 0"
-                                  " and key_generation < ?3 and (key_generation, id) > (?4, ?5)"
-                                  " order by key_generation, id";
+                                  " and key_generation < ?3 and (key_generation, rowid) > (?4, " KV_ROW_OR_LAST(
+                                      "select rowid from entries where id = ?5") ")"
+                                  " order by key_generation, rowid";
         case DueRange::Kind::all: break;
     }
     return KV_DUE_ENTRIES "entries_by_key where namespace_id = ?2 order by key_path";
@@ -392,7 +398,7 @@ std::vector<EntryRow> Questions::scan_due(const DueRange& range) {
     const DueRange::After start{Time::min(), 0, {}};
     const DueRange::After& after = range.after ? *range.after : start;
     if (range.kind == DueRange::Kind::generation) {
-        run.bind(range.generation, after.generation, after.id);
+        run.bind(range.generation, range.after ? std::int64_t{after.generation} : before_all_generations, after.id);
     } else if (range.kind != DueRange::Kind::all) {
         run.bind(range.before, after.at, after.id);
     }
@@ -410,12 +416,14 @@ void Questions::name_keys(std::vector<VersionRow>& rows) {
 std::vector<VersionRow> Questions::scan_due_versions(const DueVersionRange& range) {
     const DueVersionRange::After start;
     const DueVersionRange::After& after = range.after ? *range.after : start;
+    const std::int64_t generation = range.after ? std::int64_t{after.generation} : before_all_generations;
     std::vector<VersionRow> rows = read_due<VersionRow>(
         connection_.run("select " KV_VERSION_COLUMNS ", value from versions indexed by versions_by_generation"
                         " where namespace_id = ?1 and is_tombstone = 0 and key_generation < ?2"
-                        " and (key_generation, entry_id, version) > (?3, ?4, ?5)"
-                        " order by key_generation, entry_id, version",
-                        range.ns, range.generation, after.generation, after.entry_id, after.version),
+                        " and (key_generation, rowid) > (?3, " KV_ROW_OR_LAST(
+                            "select rowid from versions where entry_id = ?4 and version = ?5") ")"
+                        " order by key_generation, rowid",
+                        range.ns, range.generation, generation, after.entry_id, after.version),
         range.limit, range.bytes, read_version, [](const VersionRow& row) { return row.entry_id.is_nil(); });
     name_keys(rows);
     return rows;

@@ -75,7 +75,7 @@ create table entries (
     value blob not null
 ) strict;
 create unique index entries_by_key on entries (namespace_id, key_path);
-create index entries_by_generation on entries (namespace_id, is_tombstone, key_generation, id);
+create index entries_by_generation on entries (namespace_id, is_tombstone, key_generation);
 create index entries_expiring on entries (expires_at, id) where is_tombstone = 0 and expires_at is not null;
 create index entries_hidden on entries (hidden_since, id) where hidden_since is not null;
 create index entries_forgettable on entries (updated_at, id)
@@ -101,8 +101,7 @@ create table versions (
     value blob not null,
     primary key (entry_id, version)
 ) strict;
-create index versions_by_generation on versions (namespace_id, key_generation, entry_id, version)
-    where is_tombstone = 0;
+create index versions_by_generation on versions (namespace_id, key_generation) where is_tombstone = 0;
 
 create table audit (
     position integer not null primary key,
