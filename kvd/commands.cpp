@@ -6,6 +6,7 @@
 #include "json/json.h"
 #include "kvd/files.h"
 #include "kvd/framing.h"
+#include "kvd/tool.h"
 #include "text.h"
 
 namespace kvd {
@@ -14,11 +15,6 @@ namespace {
 constexpr std::size_t root_token_bytes_min = 32;
 
 kv::Error missing(std::string what) { return {kv::Errc::invalid_request, std::move(what)}; }
-
-int fail(ExitCode code, const std::string& message) {
-    std::fprintf(stderr, "kvd: %s\n", message.c_str());
-    return code;
-}
 
 // From the variable `name`, or the file that the variable `name`_FILE names; empty if neither is set.
 kv::Result<std::optional<kv::SecretBytes>> read_key(const std::string& name, const std::optional<kv::SecretBytes>& text,

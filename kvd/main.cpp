@@ -26,15 +26,11 @@
 #include "kvd/tool_backup.h"
 #include "kvd/tool_verify.h"
 #include "kvd/tool_server.h"
+#include "kvd/tool.h"
 #include "text.h"
 
 namespace kvd {
 namespace {
-
-int fail(ExitCode code, const std::string& message) {
-    std::fprintf(stderr, "kvd: %s\n", message.c_str());
-    return code;
-}
 
 // No core file and no /proc entry of ours may show what is in memory; and a peer that went away is no reason to die.
 void harden_process() {
@@ -102,20 +98,6 @@ void stop_copy(AuditCopy& copy, Log& log) {
     copy.stop();
     if (const std::uint64_t dropped = copy.stats().dropped; dropped > 0)
         log.warning("some audit rows were not copied", {{"rows", std::to_string(dropped)}});
-}
-
-// Exit code of a store that does not open.
-ExitCode exit_code_of(kv::Errc code) {
-    switch (code) {
-        case kv::Errc::wrong_key:
-        case kv::Errc::invalid_request:
-        case kv::Errc::locked:
-        case kv::Errc::newer_schema:
-        case kv::Errc::unsupported:
-            return exit_config;
-        default:
-            return exit_internal;
-    }
 }
 
 // Announced only when a request would be served: the port may have been picked by the system.

@@ -5,31 +5,10 @@
 #include "kv/admin.h"
 #include "kv/store.h"
 #include "kvd/commands.h"
+#include "kvd/tool.h"
 
 namespace kvd {
 namespace {
-
-int fail(ExitCode code, const std::string& message) {
-    std::fprintf(stderr, "kvd: %s\n", message.c_str());
-    return code;
-}
-
-int print(const std::string& text) {
-    const bool is_written = std::fputs(text.c_str(), stdout) >= 0 && std::fflush(stdout) == 0;
-    return is_written ? static_cast<int>(exit_ok) : fail(exit_internal, "cannot write to stdout");
-}
-
-// What a tool exits with that could not even look.
-ExitCode exit_code_of(const kv::Error& error) {
-    switch (error.code) {
-        case kv::Errc::invalid_request:
-        case kv::Errc::not_found:
-        case kv::Errc::locked:
-        case kv::Errc::newer_schema:
-        case kv::Errc::unsupported: return exit_config;
-        default: return exit_internal;
-    }
-}
 
 std::string show(const kv::KeyCheck& check) {
     std::string ids;
@@ -75,7 +54,7 @@ int run_check_key(const Command& command, const SecretVariables& variables) {
     const auto found = check(command.storage, **keys);
     if (found == kv::Errc::wrong_key || found == kv::Errc::integrity)
         return fail(exit_not_good, command.storage + ": " + found.error().message);
-    if (!found) return fail(exit_code_of(found.error()), command.storage + ": " + found.error().message);
+    if (!found) return fail(exit_code_of(found.error().code), command.storage + ": " + found.error().message);
     if (const int code = print(show(*found)); code != exit_ok) return code;
     if (found->unwrapped == 0) return exit_ok;
     return fail(exit_not_good, command.storage + ": the master key " + found->key_id + " opens only a part: " +
@@ -86,11 +65,11 @@ int run_forget_master_key(const Command& command, const SecretVariables& variabl
     auto store = open_store(command.storage, variables);
     if (!store) {
         const bool is_wrong = store == kv::Errc::wrong_key;
-        return fail(is_wrong ? exit_config : exit_code_of(store.error()), command.storage + ": " + store.error().message);
+        return fail(is_wrong ? exit_config : exit_code_of(store.error().code), command.storage + ": " + store.error().message);
     }
     const auto dropped = (*store)->forget_master_key(kv::Actor::trusted("operator"), command.key_id);
     if (dropped == kv::Errc::invalid_state || dropped == kv::Errc::integrity) return fail(exit_not_good, dropped.error().message);
-    if (!dropped) return fail(exit_code_of(dropped.error()), dropped.error().message);
+    if (!dropped) return fail(exit_code_of(dropped.error().code), dropped.error().message);
     return print("wraps dropped: " + std::to_string(*dropped) + "\n");
 }
 

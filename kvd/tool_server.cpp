@@ -20,6 +20,7 @@
 #include "kvd/files.h"
 #include "kvd/http_client.h"
 #include "kvd/tool_verify.h"
+#include "kvd/tool.h"
 #include "text.h"
 
 namespace kvd {
@@ -35,11 +36,6 @@ constexpr const char* admin_path = "/api/v1/kv/admin";
 // Each question is a row in the audit log.
 constexpr std::chrono::milliseconds poll_first(100);
 constexpr std::chrono::milliseconds poll_last(5000);
-
-int fail(ExitCode code, const std::string& message) {
-    std::fprintf(stderr, "kvd: %s\n", message.c_str());
-    return code;
-}
 
 int finish(ExitCode code) { return std::fflush(stdout) == 0 ? code : fail(exit_internal, "cannot write to stdout"); }
 

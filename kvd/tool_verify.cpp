@@ -12,6 +12,7 @@
 #include "kv/store.h"
 #include "kvd/commands.h"
 #include "kvd/files.h"
+#include "kvd/tool.h"
 #include "text.h"
 
 namespace kvd {
@@ -19,29 +20,6 @@ namespace {
 
 constexpr std::size_t key_file_bytes_max = 4096;
 constexpr std::size_t log_block_bytes = 1u << 20;
-
-int fail(ExitCode code, const std::string& message) {
-    std::fprintf(stderr, "kvd: %s\n", message.c_str());
-    return code;
-}
-
-int print(const std::string& text) {
-    const bool is_written = std::fwrite(text.data(), 1, text.size(), stdout) == text.size() && std::fflush(stdout) == 0;
-    return is_written ? static_cast<int>(exit_ok) : fail(exit_internal, "cannot write to stdout");
-}
-
-// What a tool exits with that could not even look.
-ExitCode exit_code_of(const kv::Error& error) {
-    switch (error.code) {
-        case kv::Errc::wrong_key:
-        case kv::Errc::invalid_request:
-        case kv::Errc::not_found:
-        case kv::Errc::locked:
-        case kv::Errc::newer_schema:
-        case kv::Errc::unsupported: return exit_config;
-        default: return exit_internal;
-    }
-}
 
 // ---- what it is given ----
 
@@ -197,7 +175,7 @@ kv::Result<kv::VerifyReport> verify(const Command& command, const SecretVariable
 
 int run_verify(const Command& command, const SecretVariables& variables) {
     const auto report = verify(command, variables);
-    if (!report) return fail(exit_code_of(report.error()), command.storage + ": " + report.error().message);
+    if (!report) return fail(exit_code_of(report.error().code), command.storage + ": " + report.error().message);
     if (const int code = print(command.json ? as_json(*report) : as_text(*report)); code != exit_ok) return code;
     return report->is_sound() ? exit_ok : exit_not_good;
 }
@@ -207,9 +185,9 @@ int run_audit_key_export(const Command& command, const SecretVariables& variable
     if (!keys) return fail(exit_config, keys.error().message);
     const auto clock = kv::make_system_clock();
     const auto storage = kv::open_storage(command.storage, kv::Access::read_only, *clock);
-    if (!storage) return fail(exit_code_of(storage.error()), command.storage + ": " + storage.error().message);
+    if (!storage) return fail(exit_code_of(storage.error().code), command.storage + ": " + storage.error().message);
     const auto key = kv::export_audit_key(**storage, **keys);
-    if (!key) return fail(exit_code_of(key.error()), command.storage + ": " + key.error().message);
+    if (!key) return fail(exit_code_of(key.error().code), command.storage + ": " + key.error().message);
     std::string text = kv::base64_encode(key->reveal()) + "\n";
     int code = exit_ok;
     if (command.out.empty()) {

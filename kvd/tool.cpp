@@ -1,0 +1,29 @@
+#include "kvd/tool.h"
+
+#include <cstdio>
+
+namespace kvd {
+
+int fail(ExitCode code, const std::string& message) {
+    std::fprintf(stderr, "kvd: %s\n", message.c_str());
+    return code;
+}
+
+int print(const std::string& text) {
+    const bool is_written = std::fwrite(text.data(), 1, text.size(), stdout) == text.size() && std::fflush(stdout) == 0;
+    return is_written ? static_cast<int>(exit_ok) : fail(exit_internal, "cannot write to stdout");
+}
+
+ExitCode exit_code_of(kv::Errc code) {
+    switch (code) {
+        case kv::Errc::wrong_key:
+        case kv::Errc::invalid_request:
+        case kv::Errc::not_found:
+        case kv::Errc::locked:
+        case kv::Errc::newer_schema:
+        case kv::Errc::unsupported: return exit_config;
+        default: return exit_internal;
+    }
+}
+
+}  // namespace kvd
