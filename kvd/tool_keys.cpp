@@ -63,10 +63,7 @@ int run_check_key(const Command& command, const SecretVariables& variables) {
 
 int run_forget_master_key(const Command& command, const SecretVariables& variables) {
     auto store = open_store(command.storage, variables);
-    if (!store) {
-        const bool is_wrong = store == kv::Errc::wrong_key;
-        return fail(is_wrong ? exit_config : exit_code_of(store.error().code), command.storage + ": " + store.error().message);
-    }
+    if (!store) return fail(exit_code_of(store.error().code), command.storage + ": " + store.error().message);
     const auto dropped = (*store)->forget_master_key(kv::Actor::trusted("operator"), command.key_id);
     if (dropped == kv::Errc::invalid_state || dropped == kv::Errc::integrity) return fail(exit_not_good, dropped.error().message);
     if (!dropped) return fail(exit_code_of(dropped.error().code), dropped.error().message);

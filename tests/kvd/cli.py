@@ -334,12 +334,14 @@ class Process(Folder):
             kvd.request("POST", "/namespaces", {"name": "n", "applicationId": "app"})
             body = json.dumps({"value": "slow"})
             head = (f"PUT {BASE}/app~n/entries/k HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {kvd.token}\r\n"
-                    f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n")
+                    f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\nExpect: 100-continue\r\n\r\n")
             with kvd.connect() as idle, kvd.connect() as busy, kvd.connect(admin=True) as admin:
                 idle.send("GET /readyz HTTP/1.1\r\nHost: a\r\n\r\n")
                 self.assertEqual(idle.answer().status, 200)
-                busy.send(head + body[:5])
-                until(lambda: kvd.metrics()["kvd_connections"] >= 3, "kvd has the connections")
+                # Heard, or it would count as idle.
+                self.assertEqual(busy.send(head).answer().status, 100)
+                busy.send(body[:5])
+                until(lambda: kvd.metrics()["kvd_connections"] >= 4, "kvd has the connections")
                 kvd.signal(signal.SIGTERM)
                 self.assertTrue(idle.ends())
 
