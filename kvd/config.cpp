@@ -207,7 +207,7 @@ private:
         forget_master_key_ = app_.add_subcommand("forget-master-key", "Drop what an old master key still opens");
         forget_master_key_->add_option("key-id", command_.key_id, "Which one: see kvd check-key")->required();
         add_storage(forget_master_key_);
-        add_server(forget_master_key_);
+        add_server(forget_master_key_)->excludes("--storage");
     }
 
     // What an operator asks of a running kvd; KVD_TOKEN says who asks.
@@ -230,7 +230,7 @@ private:
         backup_ = app_.add_subcommand("backup", "Write a backup of a storage, which may be served meanwhile");
         add_storage(backup_, "What to back up [KVD_STORAGE]");
         add_server(backup_)->excludes("--storage");
-        backup_->add_option("--to", command_.file, "A file to be made, for its owner only; - is stdout")->required()->type_name("FILE");
+        backup_->add_option("--to", command_.file, "A file to be made, for its owner only; - is stdout (not with --server)")->required()->type_name("FILE");
         restore_ = app_.add_subcommand("restore", "Make a new storage from a backup");
         add_storage(restore_, "What to make; it must not be there yet [KVD_STORAGE]");
         restore_->add_option("--from", command_.file, "The backup; - is stdin")->required()->type_name("FILE");

@@ -65,10 +65,13 @@ std::string text_of(const Node& object, std::string_view name) {
     return member != nullptr && member->kind != Kind::null ? member->text : std::string();
 }
 
-std::uint64_t number_of(const Node& object, std::string_view name) {
+bool is_number(const Node& object, std::string_view name) {
     const Node* member = object.find(name);
-    const auto number =
-        member != nullptr && member->kind == Kind::number ? kv::json::to_integer(*member) : std::nullopt;
+    return member != nullptr && member->kind == Kind::number;
+}
+
+std::uint64_t number_of(const Node& object, std::string_view name) {
+    const auto number = is_number(object, name) ? kv::json::to_integer(*object.find(name)) : std::nullopt;
     return static_cast<std::uint64_t>(number.value_or(0));
 }
 
@@ -161,26 +164,15 @@ kv::VerifyReport report_of(const Node& result) {
             kv::Finding& finding = report.findings.emplace_back();
             finding.kind = text_of(item, "kind");
             finding.message = text_of(item, "message");
+            finding.ns = kv::Uuid::parse(text_of(item, "namespaceId"));
+            finding.key_path = text_of(item, "keyPath");
+            if (is_number(item, "version")) finding.version = number_of(item, "version");
+            finding.stream = kv::Uuid::parse(text_of(item, "stream"));
+            if (is_number(item, "sequence")) finding.sequence = number_of(item, "sequence");
         }
     if (const Node* notes = result.find("notes"))
         for (const Node& note : notes->items) report.notes.push_back(note.text);
     return report;
-}
-
-int print(const kv::VerifyReport& report) {
-    for (const kv::Finding& finding : report.findings)
-        std::printf("%s: %s\n", finding.kind.c_str(), finding.message.c_str());
-    if (report.findings_total > report.findings.size())
-        std::printf("and %llu more\n", static_cast<unsigned long long>(report.findings_total - report.findings.size()));
-    for (const std::string& note : report.notes) std::printf("note: %s\n", note.c_str());
-    std::printf(
-        "%s: %llu keys, %llu namespaces, %llu audit rows of %llu streams, %llu entries, %llu versions, %llu values "
-        "opened\n",
-        report.is_sound() ? "sound" : "not sound", static_cast<unsigned long long>(report.keys),
-        static_cast<unsigned long long>(report.namespaces), static_cast<unsigned long long>(report.audit_rows),
-        static_cast<unsigned long long>(report.streams), static_cast<unsigned long long>(report.entries),
-        static_cast<unsigned long long>(report.versions), static_cast<unsigned long long>(report.values_opened));
-    return finish(report.is_sound() ? exit_ok : exit_not_good);
 }
 
 // ---- backup ----
@@ -282,10 +274,11 @@ int run_server_verify(const Command& command, SecretVariables secrets) {
     if (const auto* failure = std::get_if<Failure>(&job)) return fail(*failure);
     const Node* result = std::get<Node>(job).find("result");
     if (result == nullptr || result->kind != Kind::object) return fail(exit_internal, "the job has no result");
-    return print(report_of(*result));
+    return print_report(report_of(*result), command.json);
 }
 
 int run_server_backup(const Command& command, SecretVariables secrets) {
+    if (command.file == "-") return fail(exit_usage, "--to -: with --server a backup goes to a file, which is named when it is whole");
     auto client = connect(command, secrets);
     if (const auto* failure = std::get_if<Failure>(&client)) return fail(*failure);
     PartialFile file(command.file);

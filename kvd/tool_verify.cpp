@@ -173,11 +173,15 @@ kv::Result<kv::VerifyReport> verify(const Command& command, const SecretVariable
 
 }  // namespace
 
+int print_report(const kv::VerifyReport& report, bool as_json_object) {
+    if (const int code = print(as_json_object ? as_json(report) : as_text(report)); code != exit_ok) return code;
+    return report.is_sound() ? exit_ok : exit_not_good;
+}
+
 int run_verify(const Command& command, const SecretVariables& variables) {
     const auto report = verify(command, variables);
     if (!report) return fail(exit_code_of(report.error().code), command.storage + ": " + report.error().message);
-    if (const int code = print(command.json ? as_json(*report) : as_text(*report)); code != exit_ok) return code;
-    return report->is_sound() ? exit_ok : exit_not_good;
+    return print_report(*report, command.json);
 }
 
 int run_audit_key_export(const Command& command, const SecretVariables& variables) {

@@ -13,6 +13,9 @@ namespace kvd {
 int run_verify(const Command& command, const SecretVariables& variables);
 int run_audit_key_export(const Command& command, const SecretVariables& variables);
 
+// The findings and a summary, or all of it as one JSON object. exit_not_good unless it is sound.
+int print_report(const kv::VerifyReport& report, bool as_json_object);
+
 // The heads in logs of kvd; "-" is stdin. An error if there is none in all of them.
 kv::Result<std::vector<kv::AuditHead>> read_anchors(const std::vector<std::string>& paths);
 

@@ -82,6 +82,9 @@ Result<std::size_t> AuditRetention::count_due(const std::vector<AuditRow>& oldes
     const auto end = std::find_if_not(oldest.begin(), oldest.end(), is_due);
     const auto due = static_cast<std::size_t>(end - oldest.begin());
     const auto slack = std::min<std::chrono::seconds>(settings_.retention / 10, std::chrono::hours(1));
+    // A store at rest would replace one checkpoint by the next for ever.
+    const auto is_checkpoint = [](const AuditRow& row) { return row.record.operation == audit_checkpoint; };
+    if (due < batch_rows_min && std::all_of(oldest.begin(), end, is_checkpoint)) return std::size_t{0};
     const bool is_overdue = due > 0 && oldest.front().record.timestamp < now - settings_.retention - slack;
     return due >= batch_rows_min || is_overdue ? due : std::size_t{0};
 }

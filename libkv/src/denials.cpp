@@ -7,28 +7,34 @@
 
 namespace kv {
 
+// A row that stands for several keys names none.
+void Denials::Window::add(const AuditRecord& record, std::uint64_t rows) {
+    const bool is_same_key = count == 0 || last.key_path == record.key_path;
+    last = record;
+    if (!is_same_key) last.key_path.clear();
+    count += rows;
+}
+
 bool Denials::admit(const AuditRecord& record, std::uint64_t rows) {
     if (window_.count() == 0) return true;
-    Caller caller{record.user_id, record.credential_id, record.peer, record.reason};
+    Caller caller{record.user_id, record.credential_id, record.peer, record.reason, record.operation, record.namespace_id};
     std::lock_guard lock(mutex_);
     auto found = windows_.find(caller);
     if (found == windows_.end() && windows_.size() >= callers_max_) {
         // Too many callers to tell them apart: those that come now are counted together, by reason.
-        caller = Caller{{}, {}, {}, record.reason};
+        caller = Caller{{}, {}, {}, record.reason, {}, {}};
         found = windows_.find(caller);
     }
     if (found == windows_.end() || found->second.ends <= record.timestamp) {
         // What the old window counted was not taken yet: it goes on counting until it is.
         if (found != windows_.end() && found->second.count > 0) {
-            found->second.count += rows;
-            found->second.last = record;
+            found->second.add(record, rows);
             return false;
         }
         windows_.insert_or_assign(std::move(caller), Window{record.timestamp + window_, {}, 0});
         return true;
     }
-    found->second.count += rows;
-    found->second.last = record;
+    found->second.add(record, rows);
     return false;
 }
 
@@ -47,6 +53,8 @@ std::vector<AuditRecord> Denials::take_ended(Time now) {
             window.last.user_id = at->first.user_id;
             window.last.credential_id = at->first.credential_id;
             window.last.peer = at->first.peer;
+            window.last.operation = at->first.operation.empty() ? "audit.denials" : at->first.operation;
+            window.last.namespace_id = at->first.ns;
             rows.push_back(std::move(window.last));
         }
         at = windows_.erase(at);

@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <map>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -12,7 +13,8 @@
 namespace kv {
 
 // Denials keeps a flood of refused requests from becoming a flood of audit rows: the first of a caller and a reason is
-// written at once, the rest of its window is counted and becomes one row when the window ends. What is counted and not
+// on one operation in one namespace is written at once, the rest of its window is counted and becomes one row when the
+// window ends. What is counted and not
 // yet written is lost if the process dies.
 //
 // Threads: any.
@@ -34,12 +36,15 @@ private:
         std::string credential_id;
         std::string peer;
         std::string reason;
+        std::string operation;
+        std::optional<NamespaceId> ns;
         friend auto operator<=>(const Caller&, const Caller&) = default;
     };
     struct Window {
         Time ends;
         AuditRecord last;
         std::uint64_t count = 0;
+        void add(const AuditRecord& record, std::uint64_t rows);
     };
 
     const std::chrono::seconds window_;

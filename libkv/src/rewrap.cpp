@@ -44,7 +44,10 @@ bool drop_wrap(KeyRow& row, const std::string& key_id) {
 }  // namespace
 
 Rewrapping::Rewrapping(Storage& storage, crypto::Keyring& keys, Steps& steps, std::function<void(LogLevel, std::string_view)> log)
-    : storage_(storage), keys_(keys), steps_(steps), log_(std::move(log)) {}
+    : storage_(storage), keys_(keys), steps_(steps), log_(std::move(log)) {
+    // Before anybody asks: an operator waits for none to be missing.
+    if (const auto missing = count_missing()) rows_missing_ = *missing;
+}
 
 void Rewrapping::log(LogLevel level, const std::string& message) const {
     if (log_) log_(level, "keys: " + message);

@@ -356,6 +356,7 @@ Result<void> Store::Impl::enter_admin(const Actor& actor, std::string_view opera
     const bool is_allowed = ns != nullptr ? Rights(actor, *ns).allows(Permission::admin) : is_admin(actor);
     RecordRefusal refusal{action, std::string(operation), {}, Errc::permission_denied};
     if (!is_allowed) {
+        denials_.fetch_add(1, std::memory_order_relaxed);
         KV_CHECK(wait(actor, std::move(refusal)));
         return Error{Errc::permission_denied, "This needs kv-admin" + std::string(ns != nullptr ? "." : " on everything.")};
     }
@@ -454,6 +455,10 @@ Result<void> Store::Impl::ready() {
     KV_TRY([[maybe_unused]] const auto meta, storage_->get_meta());
     KV_CHECK(commits_.last_failure());
     if (disk_.is_low()) return Error{Errc::storage_full, "The disk is nearly full: writes are refused, reads go on."};
+    if (const auto missing = maintenance_.rewrapping().rows_missing(); missing > 0 && !options_.previous_keys) {
+        return Error{Errc::unavailable, std::to_string(missing) + " stored keys are not wrapped by the master key in use, and what they seal "
+                                        "is out of reach: start with KV_MASTER_KEY_PREVIOUS."};
+    }
     return time_.judge();
 }
 

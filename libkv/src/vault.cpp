@@ -37,19 +37,33 @@ Error exhausted() {
 
 }  // namespace
 
-Mac Vault::namespace_mac(const NamespaceRow& row) const {
-    BytesWriter canonical;
-    canonical.reserve(64 + row.application_id.size());
-    canonical.u8(1);
-    canonical.uuid(row.id);
-    canonical.string(row.application_id);
-    canonical.u8(row.is_secret ? 1 : 0);
-    canonical.u8(row.sealing ? 1 : 0);
-    canonical.u32(row.key_generation);
-    return keys_.row_mac(canonical.str());
+namespace {
+
+// The second format has the name as well, by which callers reach the namespace: two that were swapped would send secrets
+// into a plain one. Rows that were not changed since it came have the first.
+enum class MacFormat : std::uint8_t { without_name = 1, with_name = 2 };
+
+std::string canonical(const NamespaceRow& row, MacFormat format) {
+    BytesWriter out;
+    out.reserve(64 + row.application_id.size() + row.name.size());
+    out.u8(static_cast<std::uint8_t>(format));
+    out.uuid(row.id);
+    out.string(row.application_id);
+    out.u8(row.is_secret ? 1 : 0);
+    out.u8(row.sealing ? 1 : 0);
+    out.u32(row.key_generation);
+    if (format == MacFormat::with_name) out.string(row.name);
+    return out.take();
 }
 
-bool Vault::is_intact(const NamespaceRow& row) const { return crypto::equal(namespace_mac(row), row.mac); }
+}  // namespace
+
+Mac Vault::namespace_mac(const NamespaceRow& row) const { return keys_.row_mac(canonical(row, MacFormat::with_name)); }
+
+bool Vault::is_intact(const NamespaceRow& row) const {
+    return crypto::equal(namespace_mac(row), row.mac) ||
+           crypto::equal(keys_.row_mac(canonical(row, MacFormat::without_name)), row.mac);
+}
 
 Result<std::shared_ptr<const crypto::AesGcm>> Vault::key_for(StorageReader& reader, const NamespaceId& ns,
                                                              std::uint32_t generation) const {

@@ -29,6 +29,14 @@ Time time_of(const StreamId& id) {
     return Time(std::chrono::milliseconds(milliseconds));
 }
 
+// Where retention took all that was before its own row, that one tells what it continues from: only who has the key could
+// make it.
+bool proves_itself(const crypto::Key& key, const AuditRow& row) {
+    if (row.record.operation != audit_checkpoint) return false;
+    const auto named = read_head_record(row.record);
+    return named && named->stream == row.record.stream && named->sequence + 1 == row.record.sequence && is_right(key, named->mac, row);
+}
+
 AuditHead head_of(const StreamId& stream, std::uint64_t sequence, const Mac& mac) { return {stream, sequence, mac, HeadState::open}; }
 
 }  // namespace
@@ -199,6 +207,10 @@ AuditLog::Standing AuditLog::check_stray(Stream& stream, const AuditRow& row) {
                                                         "the row before it, at position " + number(stream.position) +
                                                             ", has the wrong number " + number(stream.sequence)));
         }
+        move_to(stream, row);
+        return Standing::proven;
+    }
+    if (stream.sequence == 0 && proves_itself(stream.key, row)) {
         move_to(stream, row);
         return Standing::proven;
     }

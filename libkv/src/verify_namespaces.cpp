@@ -54,7 +54,7 @@ Result<void> RowCheck::check_namespace(const NamespaceRow& row) {
     ns.row = NamespaceState::Row{row.revision, row.version,     row.deleted_at.has_value(), row.version_base,
                                  ns.revision,  ns.version, ns.is_deleted,            ledger_.version_base()};
     if (vault_ != nullptr && !vault_->is_intact(row)) {
-        findings_.add(kind::namespace_row, about_namespace(row.id, "its MAC is wrong: its application, its secrecy or its key generation was changed outside the store"));
+        findings_.add(kind::namespace_row, about_namespace(row.id, "its MAC is wrong: its name, its application, its secrecy or its key generation was changed outside the store"));
     }
     return row.key_generation > 0 && vault_ != nullptr ? check_data_key(row) : Result<void>{};
 }

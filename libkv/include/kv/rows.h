@@ -34,7 +34,7 @@ struct NamespaceRow {
     Time updated_at;
     std::string updated_by;
     std::optional<Time> deleted_at;
-    Mac mac{};  // over id, application_id, is_secret, sealing, key_generation
+    Mac mac{};  // over id, application_id, is_secret, sealing, key_generation, name
 };
 
 struct EntryRow {
