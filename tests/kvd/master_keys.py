@@ -116,7 +116,9 @@ class MasterKeys(unittest.TestCase):
             self.assertEqual((answer.status, answer.code), (503, "unavailable"))
             self.assertIn("KV_MASTER_KEY_PREVIOUS", answer.json()["detail"])
             self.make_secret(kvd, "two")
-            self.assertEqual(kvd.request("GET", "/readyz", admin=True, token=None).status, 200)
+            ready = kvd.request("GET", "/readyz", admin=True, token=None)
+            self.assertEqual((ready.status, ready.code), (503, "unavailable"))
+            self.assertIn("KV_MASTER_KEY_PREVIOUS", ready.json()["detail"])
         with self.kvd(NEW, OLD) as kvd:
             self.assertEqual(kvd.request("GET", "/app~one/entries/k").json()["value"], "v")
 
