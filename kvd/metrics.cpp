@@ -152,7 +152,7 @@ void add_store(std::vector<MetricFamily>& out, const kv::StoreStats& stats) {
     add_counter(out, "kv_reads_total", "Reads answered", stats.reads);
     add_counter(out, "kv_groups_halved_total", "Groups halved to find the operation that failed", stats.groups_halved);
     add_counter(out, "kv_outcomes_unknown_total", "Operations answered outcome-unknown", stats.outcomes_unknown);
-    add_counter(out, "kv_denials_total", "Operations refused for lack of a grant", stats.denials);
+    add_counter(out, "kv_denials_total", "Requests refused for lack of a credential or a grant", stats.denials);
     add_counter(out, "kv_integrity_failures_total", "Entries that failed their integrity check",
                 stats.integrity_failures);
     add_counter(out, "kv_overloaded_total", "Operations refused for lack of room", stats.overloaded);

@@ -250,8 +250,9 @@ void Store::Impl::start(Actor actor, Request request, Completion done, bool wait
     operation.request = std::move(request);
     if (operation.actor.request_id.empty()) operation.actor.request_id = crypto::make_uuid(Time{}).to_string();
     // A refusal is recorded whatever was asked for; what is no key path at all is left out of the record.
-    if (auto* refusal = std::get_if<RecordRefusal>(&operation.request); refusal != nullptr && !check_prefix(refusal->key_path)) {
-        refusal->key_path.clear();
+    if (auto* refusal = std::get_if<RecordRefusal>(&operation.request)) {
+        if (!check_prefix(refusal->key_path)) refusal->key_path.clear();
+        if (is_denial(operation.actor, Error{refusal->reason, {}}, nullptr)) denials_.fetch_add(1, std::memory_order_relaxed);
     }
 
     if (auto valid = validate(operation.actor, operation.request, options_.limits); !valid) {
@@ -356,7 +357,6 @@ Result<void> Store::Impl::enter_admin(const Actor& actor, std::string_view opera
     const bool is_allowed = ns != nullptr ? Rights(actor, *ns).allows(Permission::admin) : is_admin(actor);
     RecordRefusal refusal{action, std::string(operation), {}, Errc::permission_denied};
     if (!is_allowed) {
-        denials_.fetch_add(1, std::memory_order_relaxed);
         KV_CHECK(wait(actor, std::move(refusal)));
         return Error{Errc::permission_denied, "This needs kv-admin" + std::string(ns != nullptr ? "." : " on everything.")};
     }
