@@ -52,6 +52,10 @@ AuditRetention::AuditRetention(Storage& storage, Settings settings) : storage_(s
 Result<std::size_t> AuditRetention::run(Time now, Reason reason, const Commit& commit) {
     AuditRange range;
     range.newest_first = false;
+    range.limit = 1;
+    // One row tells most of the time that there is nothing to do: rows go by age only where the oldest one is old.
+    KV_TRY(const AuditPage first, storage_.scan_audit(range));
+    if (first.rows.empty() || !may_be_due(first.rows.front(), now, reason)) return std::size_t{0};
     range.limit = batch_rows;
     KV_TRY(const AuditPage oldest, storage_.scan_audit(range));
     if (oldest.rows.empty()) return std::size_t{0};
@@ -62,6 +66,14 @@ Result<std::size_t> AuditRetention::run(Time now, Reason reason, const Commit& c
     KV_CHECK(remove(rows, commit));
     removed_.fetch_add(due, std::memory_order_relaxed);
     return due;
+}
+
+bool AuditRetention::is_old(const AuditRow& row, Time now) const {
+    return row.record.timestamp < now - settings_.retention;
+}
+
+bool AuditRetention::may_be_due(const AuditRow& oldest, Time now, Reason reason) const {
+    return (reason.is_disk_tight && archive_) || settings_.bytes_max > 0 || (reason.is_clock_sound && is_old(oldest, now));
 }
 
 Result<std::size_t> AuditRetention::count_due(const std::vector<AuditRow>& oldest, Time now, Reason reason) {
@@ -78,8 +90,7 @@ Result<std::size_t> AuditRetention::count_due(const std::vector<AuditRow>& oldes
         return take(rows - settings_.bytes_max / mean);
     }
     if (!reason.is_clock_sound) return std::size_t{0};
-    const auto is_due = [&](const AuditRow& row) { return row.record.timestamp < now - settings_.retention; };
-    const auto end = std::find_if_not(oldest.begin(), oldest.end(), is_due);
+    const auto end = std::find_if_not(oldest.begin(), oldest.end(), [&](const AuditRow& row) { return is_old(row, now); });
     const auto due = static_cast<std::size_t>(end - oldest.begin());
     const auto slack = std::min<std::chrono::seconds>(settings_.retention / 10, std::chrono::hours(1));
     // A store at rest would replace one checkpoint by the next for ever.

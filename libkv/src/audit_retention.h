@@ -44,6 +44,8 @@ public:
     std::uint64_t failures() const noexcept { return failures_.load(std::memory_order_relaxed); }
 
 private:
+    bool is_old(const AuditRow& row, Time now) const;
+    bool may_be_due(const AuditRow& oldest, Time now, Reason reason) const;
     Result<std::size_t> count_due(const std::vector<AuditRow>& oldest, Time now, Reason reason);
     Result<void> archive(std::span<const AuditRow> rows);
     Result<void> remove(std::span<const AuditRow> rows, const Commit& commit);
