@@ -1,6 +1,7 @@
 #include "kvd/files.h"
 
 #include <fcntl.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -98,9 +99,15 @@ kv::Result<NewFile> NewFile::create(const std::string& path) {
     struct stat info {};
     if (::lstat(path.c_str(), &info) == 0) return failed(path, EEXIST);
     NewFile file(path, -1);
-    ::unlink(file.partial().c_str());  // of a run that was interrupted
-    file.number_ = ::open(file.partial().c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, S_IRUSR | S_IWUSR);
-    if (file.number_ < 0) return failed(file.partial(), errno);
+    const std::string partial = file.partial();
+    // What a run that was interrupted left behind goes; what another run is writing does not.
+    if (const FileDescriptor left(::open(partial.c_str(), O_WRONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK)); left.number() >= 0) {
+        if (::flock(left.number(), LOCK_EX | LOCK_NB) != 0) return failed(partial, errno);
+    }
+    ::unlink(partial.c_str());
+    file.number_ = ::open(partial.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, S_IRUSR | S_IWUSR);
+    if (file.number_ < 0) return failed(partial, errno);
+    if (::flock(file.number_, LOCK_EX | LOCK_NB) != 0) return failed(partial, errno);
     return file;
 }
 

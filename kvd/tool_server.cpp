@@ -1,15 +1,9 @@
 #include "kvd/tool_server.h"
 
-#include <fcntl.h>
-#include <sys/file.h>
-#include <unistd.h>
-
 #include <algorithm>
-#include <cerrno>
 #include <chrono>
 #include <cstdio>
 #include <cstring>
-#include <filesystem>
 #include <optional>
 #include <string_view>
 #include <thread>
@@ -177,74 +171,6 @@ kv::VerifyReport report_of(const Node& result) {
 
 // ---- backup ----
 
-// FILE.partial, which becomes FILE when it is whole and on the disk, and goes away otherwise.
-class PartialFile {
-public:
-    explicit PartialFile(std::string path) : path_(std::move(path)), partial_(path_ + ".partial") {}
-    ~PartialFile() {
-        if (descriptor_ < 0) return;
-        if (!is_whole_) ::unlink(partial_.c_str());
-        ::close(descriptor_);
-    }
-    PartialFile(const PartialFile&) = delete;
-    PartialFile& operator=(const PartialFile&) = delete;
-
-    Result<void> open() {
-        if (std::error_code error; std::filesystem::exists(path_, error))
-            return Error{Errc::invalid_request, path_ + " exists already"};
-        const int descriptor = ::open(partial_.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
-        if (descriptor < 0) return fault("cannot make " + partial_);
-        // What a run that was killed left behind is ours to overwrite; what another run writes is not.
-        if (::flock(descriptor, LOCK_EX | LOCK_NB) != 0 || ::ftruncate(descriptor, 0) != 0) {
-            Error error = fault("cannot write " + partial_);
-            ::close(descriptor);
-            return error;
-        }
-        descriptor_ = descriptor;
-        return {};
-    }
-
-    Result<void> write(std::string_view bytes) {
-        while (!bytes.empty()) {
-            const ssize_t written = ::write(descriptor_, bytes.data(), bytes.size());
-            if (written < 0 && errno == EINTR) continue;
-            if (written < 0) return fault("cannot write " + partial_);
-            bytes.remove_prefix(static_cast<std::size_t>(written));
-            size_ += static_cast<std::uint64_t>(written);
-        }
-        return {};
-    }
-
-    Result<void> finish() {
-        if (::fsync(descriptor_) != 0) return fault("cannot write " + partial_ + " to the disk");
-        // link(), unlike rename(), replaces nothing that came meanwhile.
-        if (::link(partial_.c_str(), path_.c_str()) != 0) return fault("cannot name the backup " + path_);
-        is_whole_ = true;
-        ::unlink(partial_.c_str());
-        return sync_folder();
-    }
-
-    std::uint64_t size() const { return size_; }
-
-private:
-    static Error fault(const std::string& what) { return {Errc::invalid_request, what + ": " + std::strerror(errno)}; }
-
-    Result<void> sync_folder() const {
-        const auto folder = std::filesystem::path(path_).parent_path();
-        const int descriptor = ::open(folder.empty() ? "." : folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-        const bool is_synced = descriptor >= 0 && ::fsync(descriptor) == 0;
-        Error error = fault("cannot write the folder of " + path_ + " to the disk");
-        if (descriptor >= 0) ::close(descriptor);
-        if (!is_synced) return error;
-        return {};
-    }
-
-    const std::string path_, partial_;
-    int descriptor_ = -1;
-    bool is_whole_ = false;
-    std::uint64_t size_ = 0;
-};
-
 // A namespace as one segment of a path.
 std::string encode_segment(std::string_view text) {
     std::string out;
@@ -281,14 +207,18 @@ int run_server_backup(const Command& command, SecretVariables secrets) {
     if (command.file == "-") return fail(exit_usage, "--to -: with --server a backup goes to a file, which is named when it is whole");
     auto client = connect(command, secrets);
     if (const auto* failure = std::get_if<Failure>(&client)) return fail(*failure);
-    PartialFile file(command.file);
-    if (const auto opened = file.open(); !opened) return fail(exit_config, opened.error().message);
+    auto file = NewFile::create(command.file);
+    if (!file) return fail(failure_of(file.error()));
+    std::uint64_t size = 0;
     const auto answer = std::get<0>(client)->download(std::string(admin_path) + "/backup",
-                                                      [&file](std::string_view piece) { return file.write(piece); });
+                                                      [&](std::string_view piece) {
+                                                          size += piece.size();
+                                                          return file->write(piece);
+                                                      });
     if (!answer) return fail(failure_of(answer.error()));
     if (answer->status != 200) return fail(failure_of(*answer));
-    if (const auto finished = file.finish(); !finished) return fail(exit_config, finished.error().message);
-    std::printf("%s: %llu bytes\n", command.file.c_str(), static_cast<unsigned long long>(file.size()));
+    if (const auto finished = file->finish(); !finished) return fail(failure_of(finished.error()));
+    std::printf("%s: %llu bytes\n", command.file.c_str(), static_cast<unsigned long long>(size));
     return finish(exit_ok);
 }
 

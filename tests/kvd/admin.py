@@ -1,5 +1,6 @@
 """What an operator does with a running kvd: verify, back up, rotate and forget keys, over the admin listener."""
 
+import fcntl
 import os
 import re
 import socket
@@ -308,6 +309,16 @@ class Commands(AdminTestCase):
         self.assertEqual(self.run_command("backup", "--to", path).returncode, 0)
         with open(path, "rb") as file:
             self.assertNotIn(b"xxxx" * 16, file.read())
+
+    def test_a_partial_file_that_another_run_is_writing_is_left_alone(self):
+        path = self.kvd.path("three.backup")
+        with open(path + ".partial", "wb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            file.write(b"theirs")
+            file.flush()
+            self.assertEqual(self.run_command("backup", "--to", path).returncode, 78)
+            with open(path + ".partial", "rb") as left:
+                self.assertEqual(left.read(), b"theirs")
 
     def test_a_backup_that_is_cut_leaves_nothing(self):
         path = self.kvd.path("cut.backup")
