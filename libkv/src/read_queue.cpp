@@ -28,7 +28,7 @@ public:
 
     Result<void> plan(GroupContext& context) override {
         // A row tells when it was recorded, or times would go back and forth between rows of reads and of changes.
-        for (AuditRecord& record : records_) record.time = context.plan.now;
+        for (AuditRecord& record : records_) record.timestamp = context.plan.now;
         context.audit.insert(context.audit.end(), records_.begin(), records_.end());
         return {};
     }
