@@ -273,3 +273,13 @@ ReadTransaction::~ReadTransaction() {
 }
 
 }  // namespace kv::sqlite
+
+namespace kv {
+
+// A connection of ours is in one thread's hands at a time, so it needs no lock of its own.
+bool keep_sqlite_for_libkv() {
+    using namespace sqlite_api;
+    return sqlite3_config(SQLITE_CONFIG_MULTITHREAD) == SQLITE_OK && sqlite3_config(SQLITE_CONFIG_MEMSTATUS, 0) == SQLITE_OK;
+}
+
+}  // namespace kv
