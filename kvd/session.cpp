@@ -409,7 +409,7 @@ void Session::deliver(Worker& worker, const std::weak_ptr<Session>& weak, std::u
     if (worker.is_current()) {
         const std::shared_ptr<Session> session = weak.lock();
         if (!session) return;
-        if (session->running_) return ((*session).*take)(sequence, std::move(given));
+        if (session->running_ || worker.is_answering()) return ((*session).*take)(sequence, std::move(given));
     }
     net::post(worker.context(), [weak, sequence, take, given = std::move(given)]() mutable {
         if (const std::shared_ptr<Session> session = weak.lock()) ((*session).*take)(sequence, std::move(given));

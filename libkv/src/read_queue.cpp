@@ -1,6 +1,7 @@
 #include "read_queue.h"
 
 #include <algorithm>
+#include <iterator>
 
 namespace kv {
 namespace {
@@ -64,26 +65,35 @@ ReadQueue::ReadQueue(const Reader& reader, CommitQueue& commits, Denials& denial
 
 ReadQueue::~ReadQueue() { stop(); }
 
-void ReadQueue::submit(std::unique_ptr<ReadItem> item, bool caller_waits) {
-    const bool is_point = Reader::is_point_read(item->operation.request);
-    Batch batch;
+void ReadQueue::submit(Batch batch, bool caller_waits) {
+    bool has_scan = false;
     {
         std::lock_guard lock(mutex_);
-        if (!is_point && !caller_waits) {
-            scans_.push_back(std::move(item));
-        } else if (is_point && leaders_ >= readers_) {
-            waiting_.push_back(std::move(item));
-            return;
-        } else {
-            ++leaders_;
-            batch.push_back(std::move(item));
+        if (!caller_waits) has_scan = put_scans_aside(batch);
+        const bool are_points = !caller_waits || Reader::is_point_read(batch.front()->operation.request);
+        if (are_points && leaders_ >= readers_) {
+            std::move(batch.begin(), batch.end(), std::back_inserter(waiting_));
+            batch.clear();
+        } else if (batch.size() > batch_max) {
+            const auto rest = batch.begin() + static_cast<std::ptrdiff_t>(batch_max);
+            std::move(rest, batch.end(), std::back_inserter(waiting_));
+            batch.erase(rest, batch.end());
         }
+        if (!batch.empty()) ++leaders_;
     }
-    if (batch.empty()) {
-        work_.notify_one();
-    } else {
-        lead(std::move(batch), caller_waits);
-    }
+    if (has_scan) work_.notify_all();
+    if (!batch.empty()) lead(std::move(batch), caller_waits);
+}
+
+// With the lock held. Whether there were some.
+bool ReadQueue::put_scans_aside(Batch& batch) {
+    const auto first = std::stable_partition(batch.begin(), batch.end(), [](const std::unique_ptr<ReadItem>& item) {
+        return Reader::is_point_read(item->operation.request);
+    });
+    const bool has_scan = first != batch.end();
+    std::move(first, batch.end(), std::back_inserter(scans_));
+    batch.erase(first, batch.end());
+    return has_scan;
 }
 
 // Carries out a batch, and what gathered meanwhile.
@@ -142,12 +152,6 @@ void ReadQueue::run_batch(Batch batch, bool caller_waits) {
         stats_.reads += size;
         count_group_size(stats_.group_sizes, size);
     }
-    record(std::move(batch), caller_waits);
-}
-
-void ReadQueue::release(std::unique_ptr<ReadItem> item, bool caller_waits) {
-    Batch batch;
-    batch.push_back(std::move(item));
     record(std::move(batch), caller_waits);
 }
 

@@ -127,7 +127,7 @@ public:
           maintenance_(*storage_, vault_, commits_, denials_fold_, disk_, maintenance_settings()) {}
     ~Impl() { stop(); }
 
-    void start(Actor actor, Request request, Completion done, bool waits);
+    void start(std::span<Submission> batch, bool waits);
     Result<Reply> wait(const Actor& actor, Request request);
     StoreStats stats() const;
     Result<void> ready();
@@ -151,9 +151,6 @@ public:
     ForkMark fork_mark_;
     InFlight in_flight_;
     std::atomic<bool> is_stopping_{false};
-    std::atomic<std::uint64_t> denials_{0};
-    std::atomic<std::uint64_t> integrity_failures_{0};
-    std::atomic<std::uint64_t> overloaded_{0};
     Denials denials_fold_;
     DiskGuard disk_;
     CommitQueue commits_;
@@ -169,9 +166,15 @@ private:
     Result<void> find_room(const Request& request) const;
     Result<void> accept() const;
     Result<void> may_wait() const;
-    void start_write(Operation operation, Ticket ticket, bool waits);
-    void refuse(Operation operation, Ticket ticket, Error error, bool waits);
-    Completion counting(Completion done);
+    // What a batch comes to: each kind goes to its queue at once.
+    struct Intake {
+        std::vector<std::unique_ptr<ReadItem>> reads;
+        std::vector<std::unique_ptr<ReadItem>> refused;  // to be recorded and answered, no more
+        std::vector<std::unique_ptr<GroupItem>> writes;
+    };
+    void take_in(Submission submission, Intake& intake);
+    void take_in_write(Operation operation, Ticket ticket, Intake& intake);
+    void refuse(Operation operation, Ticket ticket, Error error, Intake& intake);
     bool is_stopped_ = false;
     std::mutex stop_mutex_;
 };
@@ -221,72 +224,69 @@ Result<void> Store::Impl::accept() const {
     return {};
 }
 
-// Counts what an operator watches, on the way out.
-Completion Store::Impl::counting(Completion done) {
-    return [this, done = std::move(done)](Result<Reply> reply) {
-        if (!reply) {
-            if (reply.error().code == Errc::permission_denied) denials_.fetch_add(1, std::memory_order_relaxed);
-            if (reply.error().code == Errc::integrity) integrity_failures_.fetch_add(1, std::memory_order_relaxed);
-            if (reply.error().code == Errc::overloaded) overloaded_.fetch_add(1, std::memory_order_relaxed);
-        }
-        done(std::move(reply));
-    };
+// `waits`: the caller, who will lead what nobody leads yet.
+void Store::Impl::start(std::span<Submission> batch, bool waits) {
+    Intake intake;
+    for (Submission& submission : batch) take_in(std::move(submission), intake);
+    if (!intake.writes.empty()) commits_.submit(std::move(intake.writes), !waits);
+    if (!intake.refused.empty()) reads_.release(std::move(intake.refused), waits);
+    if (!intake.reads.empty()) reads_.submit(std::move(intake.reads), waits);
 }
 
-void Store::Impl::start(Actor actor, Request request, Completion done, bool waits) {
+void Store::Impl::take_in(Submission submission, Intake& intake) {
     // Not counted, or stop() would wait for callers that do not tire of asking.
     if (auto open = is_open(); !open) {
         InFlight none;
-        Ticket(std::move(done), 0, none).answer(std::move(open).error());
+        Ticket(std::move(submission.done), 0, none).answer(std::move(open).error());
         return;
     }
-    Ticket ticket(counting(std::move(done)), request_bytes(request), in_flight_);
+    Ticket ticket(std::move(submission.done), request_bytes(submission.request), in_flight_);
     if (auto accepted = accept(); !accepted) {
         ticket.answer(std::move(accepted).error());
         return;
     }
     Operation operation;
-    operation.actor = std::move(actor);
-    operation.request = std::move(request);
+    operation.actor = std::move(submission.actor);
+    operation.request = std::move(submission.request);
     if (operation.actor.request_id.empty()) operation.actor.request_id = crypto::make_uuid(Time{}).to_string();
     // A refusal is recorded whatever was asked for; what is no key path at all is left out of the record.
     if (auto* refusal = std::get_if<RecordRefusal>(&operation.request)) {
         if (!check_prefix(refusal->key_path)) refusal->key_path.clear();
-        if (is_denial(operation.actor, Error{refusal->reason, {}}, nullptr)) denials_.fetch_add(1, std::memory_order_relaxed);
+        if (is_denial(operation.actor, Error{refusal->reason, {}}, nullptr)) in_flight_.denials.fetch_add(1, std::memory_order_relaxed);
     }
 
     if (auto valid = validate(operation.actor, operation.request, options_.limits); !valid) {
         // What is wrong with the items of a bulk write is told only to those who may write them.
         const bool is_bulk = std::holds_alternative<BulkSet>(operation.request) || std::holds_alternative<BulkDelete>(operation.request);
         if (!is_bulk || valid.error().items.empty()) {
-            refuse(std::move(operation), std::move(ticket), std::move(valid).error(), waits);
+            refuse(std::move(operation), std::move(ticket), std::move(valid).error(), intake);
             return;
         }
         operation.fault = std::move(valid).error();
     }
     if (is_write(operation.request)) {
-        start_write(std::move(operation), std::move(ticket), waits);
+        take_in_write(std::move(operation), std::move(ticket), intake);
     } else {
-        reads_.submit(std::make_unique<ReadItem>(std::move(operation), std::move(ticket)), waits);
+        intake.reads.push_back(std::make_unique<ReadItem>(std::move(operation), std::move(ticket)));
     }
 }
 
-void Store::Impl::start_write(Operation operation, Ticket ticket, bool waits) {
+void Store::Impl::take_in_write(Operation operation, Ticket ticket, Intake& intake) {
     normalise_values(operation, options_.limits);
     if (auto* put = std::get_if<PutEntry>(&operation.request); put != nullptr && !operation.values[0]) {
         Error error = operation.values[0].error();
         error.key_path = put->write.key_path;
-        refuse(std::move(operation), std::move(ticket), std::move(error), waits);
+        refuse(std::move(operation), std::move(ticket), std::move(error), intake);
         return;
     }
     if (auto room = find_room(operation.request); !room) {
-        refuse(std::move(operation), std::move(ticket), std::move(room).error(), waits);
+        refuse(std::move(operation), std::move(ticket), std::move(room).error(), intake);
         return;
     }
     auto now = time_.now(*storage_);
     auto drawn = now ? draw(operation, *keys_, *now) : Result<void>(now.error());
     if (!drawn) {
-        refuse(std::move(operation), std::move(ticket), std::move(drawn).error(), waits);
+        refuse(std::move(operation), std::move(ticket), std::move(drawn).error(), intake);
         return;
     }
     const auto* remove = std::get_if<DeleteNamespace>(&operation.request);
@@ -302,28 +302,29 @@ void Store::Impl::start_write(Operation operation, Ticket ticket, bool waits) {
             rest.answer(std::move(reply));
         };
     }
-    commits_.submit(std::move(item), !waits);
+    intake.writes.push_back(std::move(item));
 }
 
 // An operation that is wrong in itself: recorded, then answered.
-void Store::Impl::refuse(Operation operation, Ticket ticket, Error error, bool waits) {
+void Store::Impl::refuse(Operation operation, Ticket ticket, Error error, Intake& intake) {
     auto now = time_.now(*storage_);
     if (!check_actor(operation.actor)) operation.actor = {};  // what cannot be recorded
     auto item = std::make_unique<ReadItem>(std::move(operation), std::move(ticket));
     item->audit.push_back(failure_record(item->operation, error, now ? *now : Time{}, nullptr));
     item->reply = std::move(error);
-    reads_.release(std::move(item), waits);
+    intake.refused.push_back(std::move(item));
 }
 
 Result<Reply> Store::Impl::wait(const Actor& actor, Request request) {
     KV_CHECK(may_wait());
     std::atomic<bool> is_done{false};
     Result<Reply> outcome = Reply(Done{});
-    start(actor, std::move(request), [&](Result<Reply> reply) {
-        outcome = std::move(reply);
-        is_done.store(true, std::memory_order_release);
-        commits_.wake_waiters();
-    }, true);
+    Submission submission{actor, std::move(request), [&](Result<Reply> reply) {
+                              outcome = std::move(reply);
+                              is_done.store(true, std::memory_order_release);
+                              commits_.wake_waiters();
+                          }};
+    start(std::span(&submission, 1), true);
     commits_.lead_until(is_done);
     return outcome;
 }
@@ -426,9 +427,9 @@ StoreStats Store::Impl::stats() const {
     stats.read_group_sizes = reads.group_sizes;
     stats.read_groups = reads.groups;
     stats.reads = reads.reads;
-    stats.denials = denials_.load(std::memory_order_relaxed);
-    stats.integrity_failures = integrity_failures_.load(std::memory_order_relaxed);
-    stats.overloaded = overloaded_.load(std::memory_order_relaxed);
+    stats.denials = in_flight_.denials.load(std::memory_order_relaxed);
+    stats.integrity_failures = in_flight_.integrity_failures.load(std::memory_order_relaxed);
+    stats.overloaded = in_flight_.overloaded.load(std::memory_order_relaxed);
     stats.expired_entries = maintenance_.expired();
     const Rekeying::Stats rekeying = maintenance_.rekeying().stats();
     stats.data_key_seals_max = rekeying.seals_max;
@@ -480,6 +481,10 @@ void Store::Impl::stop() {
 // ---- Store ----
 
 Client::~Client() = default;
+
+void Client::submit(std::span<Submission> batch) {
+    for (Submission& one : batch) submit(std::move(one.actor), std::move(one.request), std::move(one.done));
+}
 Store::Store(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 // A child after fork has the store's memory but not its threads, whose locks may be held for ever: it lets go of all.
 Store::~Store() {
@@ -514,8 +519,10 @@ Result<std::unique_ptr<Store>> Store::open(std::unique_ptr<Clock> clock, std::un
 }
 
 void Store::submit(Actor actor, Request request, Completion done) {
-    impl_->start(std::move(actor), std::move(request), std::move(done), false);
+    Submission submission{std::move(actor), std::move(request), std::move(done)};
+    impl_->start(std::span(&submission, 1), false);
 }
+void Store::submit(std::span<Submission> batch) { impl_->start(batch, false); }
 
 Result<Reply> Store::wait(const Actor& actor, Request request) { return impl_->wait(actor, std::move(request)); }
 const std::string& Store::epoch() const noexcept { return impl_->epoch_; }

@@ -1,6 +1,7 @@
 #pragma once
 #include <atomic>
 #include <cstddef>
+#include <cstdint>
 #include <utility>
 
 #include "kv/store.h"
@@ -10,10 +11,19 @@ namespace kv {
 // True on a thread that is inside a completion callback: it must not wait there.
 inline thread_local bool in_completion = false;
 
-// What the store has accepted and not yet answered. Threads: any.
+// What the store has accepted and not yet answered, and what an operator watches of the answers. Threads: any.
 struct InFlight {
     std::atomic<std::size_t> bytes{0};
     std::atomic<std::size_t> operations{0};
+    std::atomic<std::uint64_t> denials{0};
+    std::atomic<std::uint64_t> integrity_failures{0};
+    std::atomic<std::uint64_t> overloaded{0};
+
+    void count(const Error& error) {
+        if (error.code == Errc::permission_denied) denials.fetch_add(1, std::memory_order_relaxed);
+        if (error.code == Errc::integrity) integrity_failures.fetch_add(1, std::memory_order_relaxed);
+        if (error.code == Errc::overloaded) overloaded.fetch_add(1, std::memory_order_relaxed);
+    }
 };
 
 // Ticket is the duty to answer one accepted operation exactly once.
@@ -42,6 +52,7 @@ public:
     void answer(Result<Reply> reply) noexcept {
         InFlight* in_flight = std::exchange(in_flight_, nullptr);
         if (in_flight == nullptr) return;
+        if (!reply) in_flight->count(reply.error());
         const bool outer = std::exchange(in_completion, true);
         try {
             done_(std::move(reply));
