@@ -141,6 +141,11 @@ public:
             return printed(app_.help());
         } catch (const CLI::CallForAllHelp&) {
             return printed(app_.help("", CLI::AppFormatMode::All));
+        } catch (const CLI::ExtrasError&) {
+            return ConfigError{exit_usage, unexpected(app_.remaining(true)) + " (see kvd --help)"};
+        } catch (const CLI::ConversionError& error) {
+            const std::string line = error.what();  // "Could not convert: --json = what was given"
+            return ConfigError{exit_usage, line.substr(0, line.find(" = ")) + ": a flag is true or false (see kvd --help)"};
         } catch (const CLI::ParseError& error) {
             std::string line = error.what();
             std::replace(line.begin(), line.end(), '\n', ' ');
@@ -256,6 +261,15 @@ private:
         CLI::App* export_key = audit_key_->add_subcommand("export", "Give it out, in base64");
         add_storage(export_key);
         export_key->add_option("--out", command_.out, "A file to write it to, for its owner only (stdout)")->type_name("FILE");
+    }
+
+    // Names options only, and not what was given to them: it may be a token or a key, put where none belongs.
+    static std::string unexpected(const std::vector<std::string>& arguments) {
+        std::string names;
+        for (const std::string& argument : arguments)
+            if (argument.rfind("--", 0) == 0 && argument.size() > 2) names += (names.empty() ? "" : " ") + argument.substr(0, argument.find('='));
+        if (names.empty()) return "an argument was not expected";
+        return "not expected: " + names;
     }
 
     static Command printed(std::string text) {
