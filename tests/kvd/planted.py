@@ -2,6 +2,10 @@
 in every place that outlives a request, in every encoding (needles.py).
 
 Every planted value begins with one mark, so that one search finds any of them, whole or in part.
+
+Broken on purpose, and found each time: the environment unset but not wiped; core files allowed; a value that does not fit
+its type quoted in the answer; the query of a refused request recorded as its key; a version's comment holding the value in
+hexadecimal. Not looked at here: syslog (it gets the lines of the other copies) and the memory of the process.
 """
 
 import base64
@@ -132,7 +136,8 @@ class Place(unittest.TestCase):
         leaks = []
         for name, data in places.items():
             for needle, form, at in self.needles.find(data):
-                leaks.append(f"{needle} as {form} in {name}: {data[max(0, at - 80):at + 100]}")
+                around = data[max(0, at - 80):at + 100] if name != "environ" else ""  # which is that of the tests
+                leaks.append(f"{needle} as {form} in {name}: {around}")
         if leaks:
             self.fail(f"{when}:\n" + "\n".join(leaks[:20]))
         self.told.clear()  # they do not change any more
@@ -440,8 +445,8 @@ class Planted(Place):
         """Its environment was wiped, not only unset; and it leaves no core file."""
         pid = self.kvd.process.pid
         environment = self.read(f"/proc/{pid}/environ")
-        self.assertIn(b"KV_MASTER_KEY=\0", environment)
-        self.assertIn(b"KVD_ROOT_TOKEN=\0", environment)
+        for name in (b"KV_MASTER_KEY", b"KVD_ROOT_TOKEN", b"KVD_TOKEN"):
+            self.assertTrue(name + b"=\0" in environment, f"{name} is empty")  # and not in the message of a failure
         self.assertRegex(self.read(f"/proc/{pid}/limits").decode(), r"Max core file size +0 +0 ")
         if os.geteuid() != 0:
             self.assertEqual(os.stat(f"/proc/{pid}/environ").st_uid, 0, "not dumpable: it belongs to root")
@@ -470,6 +475,9 @@ class PlantedInTextLogs(Planted):
     flags = ("--log-format", "text", "--audit-copy", "stdout")
     written = ("stdout",)
 
+    def mistakes(self, storage, url):
+        pass  # the commands know nothing of the format
+
 
 class Keys(Place):
     """The life of a store goes on: another master key, a schema of before, an audit log that is cut behind an archive."""
@@ -480,7 +488,7 @@ class Keys(Place):
         self.write("under the old key", 201)
         self.stop()
         self.start(key="new", previous="old")
-        self.assertIn(b"KV_MASTER_KEY_PREVIOUS=\0", self.read(f"/proc/{self.kvd.process.pid}/environ"))
+        self.assertTrue(b"KV_MASTER_KEY_PREVIOUS=\0" in self.read(f"/proc/{self.kvd.process.pid}/environ"), "it is empty")
         self.write("under both", 200)
         old = run("key-id", environment={"KV_MASTER_KEY": KEYS["old"]}).stdout.strip()
         until(lambda: self.kvd.request("POST", "/admin/forget-master-key", {"keyId": old}, admin=True).status == 200, "the old key is forgotten")
