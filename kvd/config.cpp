@@ -263,13 +263,17 @@ private:
         export_key->add_option("--out", command_.out, "A file to write it to, for its owner only (stdout)")->type_name("FILE");
     }
 
-    // Names options only, and not what was given to them: it may be a token or a key, put where none belongs.
+    // Names words like those of our commands and options, and nothing else: it may be a token or a key, put where none
+    // belongs.
     static std::string unexpected(const std::vector<std::string>& arguments) {
+        constexpr std::size_t word_bytes_max = 24;
         std::string names;
-        for (const std::string& argument : arguments)
-            if (argument.rfind("--", 0) == 0 && argument.size() > 2) names += (names.empty() ? "" : " ") + argument.substr(0, argument.find('='));
-        if (names.empty()) return "an argument was not expected";
-        return "not expected: " + names;
+        for (const std::string& argument : arguments) {
+            const std::string word = argument.substr(0, argument.find('='));
+            const bool is_word = word.find_first_not_of("abcdefghijklmnopqrstuvwxyz-") == std::string::npos;
+            if (is_word && word.size() <= word_bytes_max) names += ' ' + word;
+        }
+        return names.empty() ? "an argument was not expected" : "not expected:" + names;
     }
 
     static Command printed(std::string text) {

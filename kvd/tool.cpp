@@ -17,12 +17,12 @@ int print(const std::string& text) {
 
 std::string shown_storage(const std::string& uri) {
     if (uri.starts_with("sqlite:") || uri.starts_with("memory:")) return uri;
-    const std::size_t scheme = uri.find("://");
-    if (scheme == std::string::npos) return "the storage";
-    std::string rest = uri.substr(scheme + 3);
+    const std::size_t scheme = uri.find(':');
+    if (scheme == std::string::npos || uri.find_first_not_of("abcdefghijklmnopqrstuvwxyz") != scheme) return "the storage";
+    std::string rest = uri.substr(scheme + 1);
     rest.resize(std::min(rest.find('?'), rest.size()));
-    if (const std::size_t user = rest.rfind('@'); user != std::string::npos) rest.erase(0, user + 1);
-    return uri.substr(0, scheme + 3) + rest;
+    if (const std::size_t user = rest.rfind('@'); user != std::string::npos) rest.replace(0, user + 1, "//");
+    return uri.substr(0, scheme + 1) + rest;
 }
 
 ExitCode exit_code_of(kv::Errc code) {
