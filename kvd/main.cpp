@@ -138,7 +138,7 @@ int serve(const Settings& settings, SecretVariables variables) {
         options.audit_copy = [&copy = *copy](std::span<const kv::AuditRecord> records) { copy.add(records); };
     }
     auto store = kv::open(settings.storage, std::move(options));
-    if (!store) return fail(exit_code_of(store.error().code), settings.storage + ": " + store.error().message);
+    if (!store) return fail(exit_code_of(store.error().code), shown_storage(settings.storage) + ": " + store.error().message);
     kv::Store& kv = **store;
     std::atomic<bool> draining{false};
     const Health health([&kv, &draining]() -> kv::Result<void> {

@@ -272,7 +272,8 @@ public:
     bool EndObject(rapid::SizeType) {
         const Node& object = *open_.back();
         if (const auto duplicate = find_duplicate(object)) {
-            fault_.member = object.names[*duplicate];
+            // Further in, a name is part of what the member of a request holds: of a secret, perhaps.
+            if (open_.size() == 1) fault_.member = object.names[*duplicate];
             return fail("duplicate member before the value", object.items[*duplicate].begin);
         }
         return close();
