@@ -122,11 +122,13 @@ void compare(std::string_view text) {
         KV_PROPERTY(!other_reads || strictness.is_broken);
         return;
     }
-    KV_PROPERTY(other_reads && is_same(*node, other));
+    // RapidJSON by itself counts what a double cannot hold among the errors, even where it only cuts numbers out.
+    const bool has_opinion = other.GetParseError() != rapid::kParseErrorNumberTooBig;
+    KV_PROPERTY(!has_opinion || (other_reads && is_same(*node, other)));
     check_places(*node, text);
     const std::string once = written(*node);
     const auto again = json::parse(once, limits);
-    KV_PROPERTY(again.has_value() && is_same(*again, other) && written(*again) == once);
+    KV_PROPERTY(again.has_value() && (!has_opinion || is_same(*again, other)) && written(*again) == once);
 }
 
 // RFC 7396: applying a patch twice is applying it once, and an empty one changes no object.
