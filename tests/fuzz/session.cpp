@@ -190,7 +190,7 @@ Head read_head(std::string_view input) {
     }
     if (head.size == 0) {
         // Too much that never ends is refused as soon as it is seen; how soon depends on how it arrives.
-        const bool may_be_refused = input.size() > head_bytes_max || (input.find('\n') == std::string_view::npos && input.size() > target_bytes_max);
+        const bool may_be_refused = input.size() > head_bytes_max || std::min(input.find('\n'), input.size()) > target_bytes_max;
         head.verdict = may_be_refused ? Head::Verdict::either : Head::Verdict::incomplete;
         return head;
     }
@@ -458,6 +458,7 @@ struct Answer {
     unsigned status = 0;
     bool closes = false;
     std::string request_id;
+    std::string_view body;
 };
 
 class Answers {
@@ -498,9 +499,9 @@ public:
         KV_PROPERTY(length.has_value() == has_body && !answer.request_id.empty());
         if (!has_body || method == "HEAD") return answer;
         KV_PROPERTY(rest_.size() >= *length);
-        const std::string_view body = rest_.substr(0, *length);
+        answer.body = rest_.substr(0, *length);
         rest_.remove_prefix(*length);
-        if (type == "application/json" || type == "application/problem+json") KV_PROPERTY(json::parse(body, {64, 1'000'000, 100'000}).has_value());
+        if (type == "application/json" || type == "application/problem+json") KV_PROPERTY(json::parse(answer.body, {64, 1'000'000, 100'000}).has_value());
         return answer;
     }
 
@@ -532,6 +533,7 @@ void check(std::string_view input, const std::vector<Heard>& heard, const Peer& 
         }
         const Answer answer = answers.take(request.method);
         KV_PROPERTY(answer.request_id == request.request_id);
+        if (answer.body.find("chunked body is malformed") != std::string_view::npos) KV_PROPERTY(body.state == Body::State::malformed);
         is_closed = answer.closes;
         const bool must_close = head.keeps_alive_is_known && !head.keeps_alive;
         const bool is_early = request.is_answered && head.has_body();
