@@ -1,8 +1,8 @@
 // Measures get and put in one process, libkv beside bare SQLite, piece by piece in turns. One line of JSON for each piece:
 //
-//   KV_MASTER_KEY=... kv_bench_process FOLDER ENTRIES SECONDS ROUNDS SEED
+//   KV_MASTER_KEY=... kv_bench_process FOLDER ENTRIES SECONDS ROUNDS SEED [PIECE]
 //
-// FOLDER must be empty. SECONDS is how long a piece takes.
+// FOLDER must be empty. SECONDS is how long a piece takes. PIECE: the name of the only one to run, for a profiler.
 #include <sys/resource.h>
 
 #include <algorithm>
@@ -32,6 +32,7 @@ struct Plan {
     double seconds = 0;
     unsigned rounds = 0;
     std::uint64_t seed = 0;
+    std::string only;  // empty: all pieces
 };
 
 void check(bool holds, const char* what) {
@@ -159,15 +160,16 @@ void run(const Plan& plan) {
         pieces.push_back({"put secret", threads, [&] { return put_into(*durable, "secret"); }});
     }
     for (unsigned round = 0; round < plan.rounds; ++round)
-        for (const Piece& piece : pieces) measure(piece, round, plan);
+        for (const Piece& piece : pieces)
+            if (plan.only.empty() || plan.only == piece.name) measure(piece, round, plan);
 }
 
 }  // namespace
 }  // namespace kv::bench
 
 int main(int count, char** arguments) {
-    if (count != 6) {
-        std::fputs("usage: KV_MASTER_KEY=... kv_bench_process FOLDER ENTRIES SECONDS ROUNDS SEED\n", stderr);
+    if (count != 6 && count != 7) {
+        std::fputs("usage: KV_MASTER_KEY=... kv_bench_process FOLDER ENTRIES SECONDS ROUNDS SEED [PIECE]\n", stderr);
         return 2;
     }
     kv::bench::Plan plan;
@@ -176,5 +178,6 @@ int main(int count, char** arguments) {
     plan.seconds = std::strtod(arguments[3], nullptr);
     plan.rounds = static_cast<unsigned>(std::strtoul(arguments[4], nullptr, 10));
     plan.seed = std::strtoull(arguments[5], nullptr, 10);
+    if (count == 7) plan.only = arguments[6];
     kv::bench::run(plan);
 }
