@@ -10,8 +10,8 @@ namespace kv::bench {
 inline constexpr std::size_t value_bytes = 128;
 inline constexpr std::string_view application = "bench";
 
-std::string key_of(std::uint64_t number);           // "service-0042/setting-0042017"
-std::string value_of(std::uint64_t number);         // of value_bytes letters and digits, the same each time
+std::string key_of(std::uint64_t number);    // "service-0042/setting-0042017"
+std::string value_of(std::uint64_t number);  // of value_bytes letters and digits, the same each time
 
 struct Filling {
     std::string ns;

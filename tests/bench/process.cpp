@@ -1,8 +1,8 @@
 // Measures get and put in one process, libkv beside bare SQLite, piece by piece in turns. One line of JSON for each piece:
 //
-//   KV_MASTER_KEY=... kv_bench_process FOLDER ENTRIES SECONDS ROUNDS SEED [PIECE]
+//   KV_MASTER_KEY=... kv_bench_process FOLDER ENTRIES SECONDS ROUNDS SEED [PIECE THREADS]
 //
-// FOLDER must be empty. SECONDS is how long a piece takes. PIECE: the name of the only one to run, for a profiler.
+// FOLDER must be empty. SECONDS is how long a piece takes. PIECE and THREADS: the only one to run, for a profiler.
 #include <sys/resource.h>
 
 #include <algorithm>
@@ -28,11 +28,12 @@ using Clock = std::chrono::steady_clock;
 
 struct Plan {
     std::string folder;
-    std::uint64_t entries = 0;
+    std::vector<std::string> keys;
     double seconds = 0;
     unsigned rounds = 0;
     std::uint64_t seed = 0;
     std::string only;  // empty: all pieces
+    unsigned only_threads = 0;
 };
 
 void check(bool holds, const char* what) {
@@ -51,9 +52,9 @@ T must(Result<T> result) {
     return *std::move(result);
 }
 
-// One operation on an entry. Made anew for each thread. `fresh` is another number, for a value that is not there yet: SQLite writes nothing for
+// One operation on an entry. Made anew for each thread. `fresh` is any number, for a value that is not there yet: SQLite writes nothing for
 // an update that changes nothing.
-using Operation = std::function<void(std::uint64_t number, std::uint64_t fresh)>;
+using Operation = std::function<void(const std::string& key_path, std::uint64_t fresh)>;
 
 struct Piece {
     const char* name;
@@ -79,10 +80,10 @@ void measure(const Piece& piece, unsigned round, const Plan& plan) {
     const auto end = began + std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(plan.seconds));
     const auto work = [&](unsigned thread) {
         std::mt19937_64 random(plan.seed + round * 1000 + thread);
-        std::uniform_int_distribution<std::uint64_t> any(0, plan.entries - 1);
+        std::uniform_int_distribution<std::size_t> any(0, plan.keys.size() - 1);
         std::uint64_t done = 0;
         for (; Clock::now() < end; done += operations_per_look)
-            for (unsigned i = 0; i < operations_per_look; ++i) operations[thread](any(random), random());
+            for (unsigned i = 0; i < operations_per_look; ++i) operations[thread](plan.keys[any(random)], random());
         total += done;
     };
     std::vector<std::thread> others;
@@ -99,20 +100,20 @@ void measure(const Piece& piece, unsigned round, const Plan& plan) {
 
 Operation get_from(Store& store, const std::string& ns) {
     auto bound = std::make_shared<BoundNamespace>(store.in(std::string(application), ns, actor()));
-    return [bound](std::uint64_t number, std::uint64_t) {
-        check(must(bound->get<std::string>(key_of(number))).size() == value_bytes, "a value has another size than was put");
+    return [bound](const std::string& key_path, std::uint64_t) {
+        check(must(bound->get<std::string>(key_path)).size() == value_bytes, "a value has another size than was put");
     };
 }
 
 Operation put_into(Store& store, const std::string& ns) {
     auto bound = std::make_shared<BoundNamespace>(store.in(std::string(application), ns, actor()));
-    return [bound](std::uint64_t number, std::uint64_t fresh) { must(bound->put(key_of(number), value_of(fresh))); };
+    return [bound](const std::string& key_path, std::uint64_t fresh) { must(bound->put(key_path, value_of(fresh))); };
 }
 
 Operation bare_get(const std::string& path, BareTable table) {
     auto sqlite = std::make_shared<BareSqlite>(path, table);
-    return [sqlite](std::uint64_t number, std::uint64_t) {
-        check(sqlite->get(key_of(number)).size() == value_bytes, "a bare value has another size than was put");
+    return [sqlite](const std::string& key_path, std::uint64_t) {
+        check(sqlite->get(key_path).size() == value_bytes, "a bare value has another size than was put");
     };
 }
 
@@ -124,8 +125,7 @@ struct SharedBare {
 };
 
 Operation bare_put(std::shared_ptr<SharedBare> shared) {
-    return [shared](std::uint64_t number, std::uint64_t fresh) {
-        const std::string key_path = key_of(number);
+    return [shared](const std::string& key_path, std::uint64_t fresh) {
         const std::string value = value_of(fresh);
         std::lock_guard one_at_a_time(shared->mutex);
         shared->sqlite.put(key_path, value);
@@ -134,16 +134,16 @@ Operation bare_put(std::shared_ptr<SharedBare> shared) {
 
 std::unique_ptr<Store> open_filled(const Plan& plan, const char* file, ReadAudit read_audit, bool with_secrets) {
     auto store = must(open_file(plan.folder + "/" + file, read_audit));
-    must(fill(*store, {"plain", false, plan.entries}));
-    if (with_secrets) must(fill(*store, {"secret", true, plan.entries}));
+    must(fill(*store, {"plain", false, plan.keys.size()}));
+    if (with_secrets) must(fill(*store, {"secret", true, plan.keys.size()}));
     return store;
 }
 
 void run(const Plan& plan) {
     std::printf("{\"sqlite\": \"%s\"}\n", BareSqlite::version());
     const std::string bare = plan.folder + "/bare.db";
-    BareSqlite(bare, BareTable::usual).fill(plan.entries);
-    BareSqlite(bare, BareTable::without_rowid).fill(plan.entries);
+    BareSqlite(bare, BareTable::usual).fill(plan.keys.size());
+    BareSqlite(bare, BareTable::without_rowid).fill(plan.keys.size());
     auto shared = std::make_shared<SharedBare>(bare);
     const auto durable = open_filled(plan, "durable.db", ReadAudit::durable, true);
     const auto deferred = open_filled(plan, "deferred.db", ReadAudit::deferred_for_plain, false);
@@ -161,23 +161,27 @@ void run(const Plan& plan) {
     }
     for (unsigned round = 0; round < plan.rounds; ++round)
         for (const Piece& piece : pieces)
-            if (plan.only.empty() || plan.only == piece.name) measure(piece, round, plan);
+            if (plan.only.empty() || (plan.only == piece.name && plan.only_threads == piece.threads)) measure(piece, round, plan);
 }
 
 }  // namespace
 }  // namespace kv::bench
 
 int main(int count, char** arguments) {
-    if (count != 6 && count != 7) {
-        std::fputs("usage: KV_MASTER_KEY=... kv_bench_process FOLDER ENTRIES SECONDS ROUNDS SEED [PIECE]\n", stderr);
+    if (count != 6 && count != 8) {
+        std::fputs("usage: KV_MASTER_KEY=... kv_bench_process FOLDER ENTRIES SECONDS ROUNDS SEED [PIECE THREADS]\n", stderr);
         return 2;
     }
     kv::bench::Plan plan;
     plan.folder = arguments[1];
-    plan.entries = std::strtoull(arguments[2], nullptr, 10);
+    const std::uint64_t entries = std::strtoull(arguments[2], nullptr, 10);
+    for (std::uint64_t number = 0; number < entries; ++number) plan.keys.push_back(kv::bench::key_of(number));
     plan.seconds = std::strtod(arguments[3], nullptr);
     plan.rounds = static_cast<unsigned>(std::strtoul(arguments[4], nullptr, 10));
     plan.seed = std::strtoull(arguments[5], nullptr, 10);
-    if (count == 7) plan.only = arguments[6];
+    if (count == 8) {
+        plan.only = arguments[6];
+        plan.only_threads = static_cast<unsigned>(std::strtoul(arguments[7], nullptr, 10));
+    }
     kv::bench::run(plan);
 }
