@@ -1,7 +1,8 @@
 #include "kv/clock.h"
 
-#include <cstdio>
+#include <cstdint>
 #include <ctime>
+#include <string>
 
 namespace kv {
 namespace {
@@ -73,23 +74,34 @@ bool read_offset(std::string_view& text, int& minutes) {
     return true;
 }
 
+// The last `count` digits of a number that is not negative, to their place in a text.
+void write_digits(std::string& text, std::size_t place, std::size_t count, std::int64_t number) {
+    for (std::size_t i = count; i > 0; --i, number /= 10) text[place + i - 1] = static_cast<char>('0' + number % 10);
+}
+
 }  // namespace
 
 Clock::~Clock() = default;
 
 std::unique_ptr<Clock> make_system_clock() { return std::make_unique<SystemClock>(); }
 
+// By hand, because snprintf takes ten times as long and every answer has two times.
 std::string format_time(Time time) {
     namespace chr = std::chrono;
     const auto day = chr::floor<chr::days>(time);
     const chr::year_month_day date{day};
     const chr::hh_mm_ss clock{chr::floor<chr::milliseconds>(time - day)};
-    char buffer[48];
-    std::snprintf(buffer, sizeof buffer, "%04d-%02u-%02uT%02d:%02d:%02d.%03dZ", static_cast<int>(date.year()),
-                  static_cast<unsigned>(date.month()), static_cast<unsigned>(date.day()),
-                  static_cast<int>(clock.hours().count()), static_cast<int>(clock.minutes().count()),
-                  static_cast<int>(clock.seconds().count()), static_cast<int>(clock.subseconds().count()));
-    return buffer;
+    const int year = static_cast<int>(date.year());
+    std::string text = "0000-00-00T00:00:00.000Z";
+    write_digits(text, 0, 4, year);
+    write_digits(text, 5, 2, static_cast<unsigned>(date.month()));
+    write_digits(text, 8, 2, static_cast<unsigned>(date.day()));
+    write_digits(text, 11, 2, clock.hours().count());
+    write_digits(text, 14, 2, clock.minutes().count());
+    write_digits(text, 17, 2, clock.seconds().count());
+    write_digits(text, 20, 3, clock.subseconds().count());
+    const bool fits = year >= 0 && year <= 9999;
+    return fits ? text : text.replace(0, 4, std::to_string(year));
 }
 
 std::optional<Time> parse_time(std::string_view text) {
