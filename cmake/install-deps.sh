@@ -4,6 +4,7 @@
 #
 #   cmake/install-deps.sh            what the build and the examples need
 #   cmake/install-deps.sh --tests    and what tests/run.sh needs
+#   cmake/install-deps.sh --bench    and what tests/bench/run.sh needs
 set -euo pipefail
 
 packages=(
@@ -22,8 +23,9 @@ for argument in "$@"; do
             command -v chromium >/dev/null || packages+=(chromium)
             command -v chromedriver >/dev/null || packages+=(chromium-driver)
             ;;
+        --bench) packages+=(wrk) ;;
         *)
-            echo "usage: $0 [--tests]" >&2
+            echo "usage: $0 [--tests] [--bench]" >&2
             exit 2
             ;;
     esac
