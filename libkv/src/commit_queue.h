@@ -106,7 +106,7 @@ public:
         std::uint64_t unknown = 0;
         std::uint64_t audit_rows = 0;
         std::uint64_t queued = 0;
-        Latencies latency;
+        Latencies latency{};
     };
     Stats stats() const;
 
