@@ -32,6 +32,9 @@ IN_MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 SEED = int(os.environ.get("KV_TEST_SEED", random.randrange(1 << 32)))
 
 
+DONE, NOT_DONE = True, False
+
+
 class Unanswered(AssertionError):
     """The connection ended instead."""
 
@@ -66,8 +69,9 @@ class Site:
         return os.path.join(self.data, "kv.db")
 
     def start(self, wrapper=(), environment=None):
+        environment = self.fault.environment if environment is None else environment
         self.kvd = Kvd(*self.flags, storage="sqlite:" + self.database, folder=self.folder, key=self.key, token=self.token,
-                       environment=self.fault.environment if environment is None else environment, admin=False, wrapper=wrapper)
+                       environment=environment, admin=False, wrapper=wrapper)
 
     def starts(self, **options):
         """False if kvd was killed before it could listen."""
@@ -127,8 +131,8 @@ class Site:
         return history, (answer.json()["version"], answer.json()["value"])
 
     def records(self, request):
-        """The audit rows of a request: [(operation, key, success, version)]."""
-        return sorted(self.rows("select operation, key_path, success, version from audit where request_id = ?", request))
+        """The audit rows of what a request did: [(operation, key, version)]."""
+        return sorted(self.rows("select operation, key_path, version from audit where request_id = ? and success = 1", request))
 
     def events(self, key):
         """The kinds of the events of a key, in order, with their versions."""
@@ -187,14 +191,15 @@ class Operation:
         is_there = bool(versions) and versions[-1][1] != "DELETE"
         return versions, (versions[-1][0], versions[-1][2]) if is_there else None
 
-    def check(self, site, keys, request, is_acknowledged):
-        """All of it is there or nothing of it: value, history, events and audit rows of every key."""
+    def check(self, site, keys, request, outcomes):
+        """All of it is there or nothing of it: value, history, events and audit rows of every key. `outcomes`: which of
+        them may be, DONE and NOT_DONE."""
         seen = [(site.state(key), site.events(key)) for key in keys]
         records = site.records(request)
         for is_done in (True, False):
             if seen == [self.all_of(index, is_done) for index in range(len(keys))] and records == self.records_of(keys, is_done):
-                assert is_done or not is_acknowledged, f"{self.name}: acknowledged, and not there"
-                return
+                assert is_done in outcomes, f"{self.name}: answered otherwise, and done: {is_done}"
+                return is_done
         raise AssertionError(f"{self.name}: neither whole nor absent: {seen}, recorded as {records}")
 
     def all_of(self, index, is_done):
@@ -204,7 +209,7 @@ class Operation:
     def records_of(self, keys, is_done):
         if not is_done:
             return []
-        return sorted((self.operation, key, 1, len(self.before[i]) + 1) for i, key in enumerate(keys))
+        return sorted((self.operation, key, len(self.before[i]) + 1) for i, key in enumerate(keys))
 
     def go_on(self, site, keys):
         """The next change of each key takes the next version, and none that was used already."""
@@ -278,11 +283,11 @@ class NamespaceOperation:
         for value in "ab":
             site.must("PUT", f"/{self.made}/entries/a/b", {"value": value})
 
-    def check(self, site, keys, request, is_acknowledged):
+    def check(self, site, keys, request, outcomes):
         answer, _ = site.request("GET", f"/namespaces/default~{keys[0]}")
         is_there = answer.status == 200
         is_done = is_there != self.is_there_before
-        assert is_done or not is_acknowledged, f"{self.name}: acknowledged, and not there"
+        assert is_done in outcomes, f"{self.name}: answered otherwise, and done: {is_done}"
         records = [row[0] for row in site.records(request)]
         assert records == ([self.operation] if is_done else []), f"{self.name}: done {is_done}, recorded {records}"
         ids = [row[0] for row in site.rows("select id from namespaces where name = ? and deleted_at is null", keys[0])]
@@ -329,7 +334,7 @@ def is_killed_in(site, operation, action, number, keys):
 def look(site, operation, keys, request, answer, how):
     """At what an operation left, killed or not."""
     try:
-        operation.check(site, keys, request, answer is not None)
+        operation.check(site, keys, request, (DONE,) if answer else (DONE, NOT_DONE))
         operation.go_on(site, keys)
         site.check_whole()
     except AssertionError as error:
@@ -625,7 +630,7 @@ class Traced(unittest.TestCase):
             site.make_namespace()
             site.kvd.stop()
             for call in ("fdatasync", "pwrite64"):
-                step = 1 if call == "fdatasync" else int(os.environ.get("KV_CRASH_STEP", "25"))
+                step = 1 if call == "fdatasync" else int(os.environ.get("KV_CRASH_STEP", "40"))
                 when = 1 + numbers.randrange(step)
                 while self.is_killed(site, call, when):
                     when += step
