@@ -22,6 +22,7 @@ constexpr std::size_t wal_pages_checkpoint = 1024;
 constexpr std::size_t wal_pages_truncate = 16 * 1024;
 constexpr std::chrono::milliseconds truncate_patience{100};
 constexpr std::size_t wal_pages_short_of_room = 64;
+constexpr std::chrono::milliseconds begin_patience_after_refusal{50};
 
 class Writer final : public Answers<StorageWriter, Writer> {
 public:
@@ -96,6 +97,7 @@ private:
     Result<void> ensure_open();
     Result<std::unique_ptr<Connection>> take_reader();
     Result<void> run_body(const std::function<Result<void>(StorageWriter&)>& body);
+    Result<void> begin();
     Result<void> commit();
     void roll_back();
     void close_all();
@@ -111,6 +113,7 @@ private:
     Readers readers_;
     std::mutex write_mutex_;
     std::unique_ptr<Connection> writer_;  // null after a failure that only a new connection gets over
+    bool was_refused_ = false;  // the last transaction could not begin
     std::size_t pages_left_ = 0;  // in the WAL, when a checkpoint could not take them all
     std::atomic<std::uint64_t> reusable_bytes_ = 0;
 };
@@ -188,8 +191,7 @@ Result<void> SqliteStorage::write(const std::function<Result<void>(StorageWriter
     std::lock_guard one_at_a_time(write_mutex_);
     KV_CHECK(ensure_open());
     checkpoint_if_due();
-    // Immediate, because a transaction that begins by reading cannot always become a writing one.
-    if (auto begun = guard([&] { writer_->execute("begin immediate"); }); !begun) {
+    if (auto begun = begin(); !begun) {
         roll_back();
         return begun;
     }
@@ -199,6 +201,18 @@ Result<void> SqliteStorage::write(const std::function<Result<void>(StorageWriter
         return done;
     }
     return commit();
+}
+
+// Immediate, because a transaction that begins by reading cannot always become a writing one. When one waited in vain those
+// after it hardly wait: what is queued would otherwise be refused at the rate of one in five seconds.
+Result<void> SqliteStorage::begin() {
+    Result<void> begun = guard([&] {
+        if (was_refused_) writer_->wait_for_locks(begin_patience_after_refusal);
+        writer_->execute("begin immediate");
+        if (was_refused_) writer_->wait_for_locks(lock_patience);
+    });
+    was_refused_ = !begun;
+    return begun;
 }
 
 Result<void> SqliteStorage::run_body(const std::function<Result<void>(StorageWriter&)>& body) {
