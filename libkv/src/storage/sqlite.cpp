@@ -1,5 +1,6 @@
 #include "kv/sqlite.h"
 
+#include <algorithm>
 #include <atomic>
 #include <mutex>
 #include <optional>
@@ -23,6 +24,14 @@ constexpr std::size_t wal_pages_truncate = 16 * 1024;
 constexpr std::chrono::milliseconds truncate_patience{100};
 constexpr std::size_t wal_pages_short_of_room = 64;
 constexpr std::chrono::milliseconds begin_patience_after_refusal{50};
+
+// The checkpoint needs room in the database for what the WAL holds. On a small disk there is none for much of it.
+std::size_t pages_until_checkpoint(const Storage::Stats& stats) {
+    constexpr std::uint64_t page_bytes = 4096;
+    if (!stats.disk_bytes) return wal_pages_checkpoint;
+    const std::uint64_t share = *stats.disk_bytes / 64 / page_bytes;
+    return static_cast<std::size_t>(std::clamp<std::uint64_t>(share, wal_pages_short_of_room, wal_pages_checkpoint));
+}
 
 class Writer final : public Answers<StorageWriter, Writer> {
 public:
@@ -69,6 +78,7 @@ public:
         : file_(std::move(file)),
           reserve_(file_.path() + ".reserve"),
           clock_(clock),
+          wal_pages_checkpoint_(pages_until_checkpoint(file_.stats())),
           source_{file_.path(), options.vfs, Role::reader},
           readers_(source_, options.readers) {}
     ~SqliteStorage() override { readers_.close(); }  // before the writer, whose closing empties the WAL
@@ -109,6 +119,7 @@ private:
     File file_;  // its lock goes last
     Reserve reserve_;
     Clock& clock_;
+    const std::size_t wal_pages_checkpoint_;
     const ReadSource source_;
     Readers readers_;
     std::mutex write_mutex_;
@@ -259,7 +270,7 @@ void SqliteStorage::roll_back() {
 // Between transactions, by the connection that writes: two of them at it is what SQLite before 3.51.3 cannot stand.
 // A failure here fails nothing else: the WAL only goes on growing.
 void SqliteStorage::checkpoint_if_due() {
-    const std::size_t step = reserve_.is_let_go() ? wal_pages_short_of_room : wal_pages_checkpoint;
+    const std::size_t step = reserve_.is_let_go() ? wal_pages_short_of_room : wal_pages_checkpoint_;
     const std::size_t pages = writer_->wal_pages();
     if (pages < pages_left_) pages_left_ = 0;  // the file has started anew
     if (pages < pages_left_ + step) return;
