@@ -18,7 +18,7 @@ command -v npm >/dev/null || packages+=(npm)
 for argument in "$@"; do
     case $argument in
         --tests)
-            packages+=(clang-14 libclang-rt-14-dev llvm-14 doctest-dev faketime make python3-yaml util-linux)
+            packages+=(clang-14 libclang-rt-14-dev llvm-14 doctest-dev faketime make python3-yaml strace util-linux)
             # A browser looks at the page of the API document. Any will do that has its driver beside it.
             command -v chromium >/dev/null || packages+=(chromium)
             command -v chromedriver >/dev/null || packages+=(chromium-driver)

@@ -174,17 +174,19 @@ class Connection:
 class Kvd:
     """A running kvd. `stop()` sends SIGTERM and checks that it ends well; leaving a `with` block does it too.
 
-    Without `storage` it keeps everything in memory; "sqlite" makes a file in its folder.
+    Without `storage` it keeps everything in memory; "sqlite" makes a file in its folder. `wrapper` is
+    a command that runs it.
     """
 
-    def __init__(self, *flags, storage="memory:", environment=None, tokens=None, key=None, token=None, folder=None, admin=True):
+    def __init__(self, *flags, storage="memory:", environment=None, tokens=None, key=None, token=None, folder=None, admin=True,
+                 wrapper=()):
         self.owns_folder = folder is None
         self.folder = folder or tempfile.mkdtemp(prefix="kvd-test-")
         self.key = make_key() if key is None else key
         self.token = token or secrets.token_urlsafe(32)
         if storage == "sqlite":
             storage = "sqlite:" + self.path("kv.db")
-        arguments = [KVD, "serve", "--listen", "127.0.0.1:0", *flags]
+        arguments = [*wrapper, KVD, "serve", "--listen", "127.0.0.1:0", *flags]
         if "--log-format" not in flags:
             arguments += ["--log-format", "json"]
         if "--storage" not in flags and storage:
