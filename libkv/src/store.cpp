@@ -127,7 +127,7 @@ public:
           maintenance_(*storage_, vault_, commits_, denials_fold_, disk_, maintenance_settings()) {}
     ~Impl() { stop(); }
 
-    void start(Actor actor, Request request, Completion done, bool waits);
+    void start(Actor actor, Request request, Completion done, bool waits) noexcept;
     Result<Reply> wait(const Actor& actor, Request request);
     StoreStats stats() const;
     Result<void> ready();
@@ -151,9 +151,6 @@ public:
     ForkMark fork_mark_;
     InFlight in_flight_;
     std::atomic<bool> is_stopping_{false};
-    std::atomic<std::uint64_t> denials_{0};
-    std::atomic<std::uint64_t> integrity_failures_{0};
-    std::atomic<std::uint64_t> overloaded_{0};
     Denials denials_fold_;
     DiskGuard disk_;
     CommitQueue commits_;
@@ -169,9 +166,9 @@ private:
     Result<void> find_room(const Request& request) const;
     Result<void> accept() const;
     Result<void> may_wait() const;
+    void begin(Actor actor, Request request, Ticket ticket, bool waits);
     void start_write(Operation operation, Ticket ticket, bool waits);
     void refuse(Operation operation, Ticket ticket, Error error, bool waits);
-    Completion counting(Completion done);
     bool is_stopped_ = false;
     std::mutex stop_mutex_;
 };
@@ -221,30 +218,23 @@ Result<void> Store::Impl::accept() const {
     return {};
 }
 
-// Counts what an operator watches, on the way out.
-Completion Store::Impl::counting(Completion done) {
-    return [this, done = std::move(done)](Result<Reply> reply) {
-        if (!reply) {
-            if (reply.error().code == Errc::permission_denied) denials_.fetch_add(1, std::memory_order_relaxed);
-            if (reply.error().code == Errc::integrity) integrity_failures_.fetch_add(1, std::memory_order_relaxed);
-            if (reply.error().code == Errc::overloaded) overloaded_.fetch_add(1, std::memory_order_relaxed);
-        }
-        done(std::move(reply));
-    };
-}
-
-void Store::Impl::start(Actor actor, Request request, Completion done, bool waits) {
+void Store::Impl::start(Actor actor, Request request, Completion done, bool waits) noexcept {
     // Not counted, or stop() would wait for callers that do not tire of asking.
-    if (auto open = is_open(); !open) {
+    if (auto open = contain([&] { return is_open(); }); !open) {
         InFlight none;
         Ticket(std::move(done), 0, none).answer(std::move(open).error());
         return;
     }
-    Ticket ticket(counting(std::move(done)), request_bytes(request), in_flight_);
-    if (auto accepted = accept(); !accepted) {
-        ticket.answer(std::move(accepted).error());
-        return;
-    }
+    Ticket ticket(std::move(done), request_bytes(request), in_flight_);
+    auto accepted = contain([&]() -> Result<void> {
+        KV_CHECK(accept());
+        begin(std::move(actor), std::move(request), std::move(ticket), waits);
+        return {};
+    });
+    if (!accepted) ticket.answer(std::move(accepted).error());  // unless whoever had it by then did
+}
+
+void Store::Impl::begin(Actor actor, Request request, Ticket ticket, bool waits) {
     Operation operation;
     operation.actor = std::move(actor);
     operation.request = std::move(request);
@@ -252,7 +242,7 @@ void Store::Impl::start(Actor actor, Request request, Completion done, bool wait
     // A refusal is recorded whatever was asked for; what is no key path at all is left out of the record.
     if (auto* refusal = std::get_if<RecordRefusal>(&operation.request)) {
         if (!check_prefix(refusal->key_path)) refusal->key_path.clear();
-        if (is_denial(operation.actor, Error{refusal->reason, {}}, nullptr)) denials_.fetch_add(1, std::memory_order_relaxed);
+        if (is_denial(operation.actor, Error{refusal->reason, {}}, nullptr)) in_flight_.denials.fetch_add(1, std::memory_order_relaxed);
     }
 
     if (auto valid = validate(operation.actor, operation.request, options_.limits); !valid) {
@@ -317,15 +307,19 @@ void Store::Impl::refuse(Operation operation, Ticket ticket, Error error, bool w
 
 Result<Reply> Store::Impl::wait(const Actor& actor, Request request) {
     KV_CHECK(may_wait());
-    std::atomic<bool> is_done{false};
-    Result<Reply> outcome = Reply(Done{});
-    start(actor, std::move(request), [&](Result<Reply> reply) {
-        outcome = std::move(reply);
-        is_done.store(true, std::memory_order_release);
-        commits_.wake_waiters();
+    struct Waiter {
+        CommitQueue& commits;
+        std::atomic<bool> is_done{false};
+        Result<Reply> outcome = Reply(Done{});
+    } waiter{commits_};
+    // It captures so little that it takes no memory.
+    start(actor, std::move(request), [&waiter](Result<Reply> reply) {
+        waiter.outcome = std::move(reply);
+        waiter.is_done.store(true, std::memory_order_release);
+        waiter.commits.wake_waiters();
     }, true);
-    commits_.lead_until(is_done);
-    return outcome;
+    commits_.lead_until(waiter.is_done);
+    return std::move(waiter.outcome);
 }
 
 // In a child after fork nothing may touch a lock: whoever held it then does not live there.
@@ -387,9 +381,11 @@ public:
     NotedBackup(std::unique_ptr<BackupReader> reader, std::function<void(const BackupInfo&)> note)
         : reader_(std::move(reader)), note_(std::move(note)) {}
     Result<bool> next(std::string& out) override {
-        Result<bool> more = reader_->next(out);
-        if (more && !*more && note_) std::exchange(note_, nullptr)(reader_->info());
-        return more;
+        return contain([&] {
+            Result<bool> more = reader_->next(out);
+            if (more && !*more && note_) std::exchange(note_, nullptr)(reader_->info());
+            return more;
+        });
     }
     const BackupInfo& info() const override { return reader_->info(); }
 
@@ -426,9 +422,9 @@ StoreStats Store::Impl::stats() const {
     stats.read_group_sizes = reads.group_sizes;
     stats.read_groups = reads.groups;
     stats.reads = reads.reads;
-    stats.denials = denials_.load(std::memory_order_relaxed);
-    stats.integrity_failures = integrity_failures_.load(std::memory_order_relaxed);
-    stats.overloaded = overloaded_.load(std::memory_order_relaxed);
+    stats.denials = in_flight_.denials.load(std::memory_order_relaxed);
+    stats.integrity_failures = in_flight_.integrity_failures.load(std::memory_order_relaxed);
+    stats.overloaded = in_flight_.overloaded.load(std::memory_order_relaxed);
     stats.expired_entries = maintenance_.expired();
     const Rekeying::Stats rekeying = maintenance_.rekeying().stats();
     stats.data_key_seals_max = rekeying.seals_max;
@@ -487,7 +483,7 @@ Store::~Store() {
 }
 
 Result<std::unique_ptr<Store>> Store::open(std::unique_ptr<Storage> storage, Options options) {
-    return open(nullptr, std::move(storage), std::move(options));
+    return contain([&] { return open(nullptr, std::move(storage), std::move(options)); });
 }
 
 Result<std::unique_ptr<Store>> Store::open(std::unique_ptr<Clock> clock, std::unique_ptr<Storage> storage, Options options) {
@@ -517,7 +513,9 @@ void Store::submit(Actor actor, Request request, Completion done) {
     impl_->start(std::move(actor), std::move(request), std::move(done), false);
 }
 
-Result<Reply> Store::wait(const Actor& actor, Request request) { return impl_->wait(actor, std::move(request)); }
+Result<Reply> Store::wait(const Actor& actor, Request request) {
+    return contain([&] { return impl_->wait(actor, std::move(request)); });
+}
 const std::string& Store::epoch() const noexcept { return impl_->epoch_; }
 const std::string& Store::key_id() const noexcept { return impl_->keys_->key_id(); }
 std::string_view Store::crypto_backend() const noexcept {
@@ -525,31 +523,39 @@ std::string_view Store::crypto_backend() const noexcept {
 }
 StoreStats Store::stats() const { return impl_->stats(); }
 AuditHead Store::audit_head() const { return impl_->fork_mark_.is_child() ? AuditHead{} : impl_->commits_.head(); }
-Result<void> Store::ready() const { return impl_->ready(); }
-Result<bool> Store::run_maintenance() { return impl_->run_maintenance(); }
+Result<void> Store::ready() const {
+    return contain([&] { return impl_->ready(); });
+}
+Result<bool> Store::run_maintenance() {
+    return contain([&] { return impl_->run_maintenance(); });
+}
 void Store::stop() { impl_->stop(); }
 
 Result<void> Store::may_administer(const Actor& actor, AuditAction action, std::string_view operation) {
-    return impl_->enter_admin(actor, operation, nullptr, action);
+    return contain([&] { return impl_->enter_admin(actor, operation, nullptr, action); });
 }
 Result<VerifyReport> Store::verify(const Actor& actor, const VerifyOptions& options) {
-    KV_CHECK(impl_->enter_admin(actor, "admin.verify", nullptr));
-    VerifyOptions with_keys = options;
-    with_keys.previous_keys = impl_->options_.previous_keys;
-    return kv::verify(*impl_->storage_, *impl_->options_.keys, with_keys);
+    return contain([&]() -> Result<VerifyReport> {
+        KV_CHECK(impl_->enter_admin(actor, "admin.verify", nullptr));
+        VerifyOptions with_keys = options;
+        with_keys.previous_keys = impl_->options_.previous_keys;
+        return kv::verify(*impl_->storage_, *impl_->options_.keys, with_keys);
+    });
 }
 Result<std::unique_ptr<BackupReader>> Store::backup(const Actor& actor) {
-    return impl_->backup(actor);
+    return contain([&] { return impl_->backup(actor); });
 }
 Result<NamespaceReply> Store::rotate_data_key(const Actor& actor, const NamespaceRef& ns) {
-    return call(actor, RotateDataKey{ns});
+    return contain([&] { return call(actor, RotateDataKey{ns}); });
 }
 Result<bool> Store::is_rekeying(const NamespaceId& ns) const {
-    KV_CHECK(impl_->is_open());
-    return impl_->maintenance_.rekeying().is_rekeying(ns);
+    return contain([&]() -> Result<bool> {
+        KV_CHECK(impl_->is_open());
+        return impl_->maintenance_.rekeying().is_rekeying(ns);
+    });
 }
 Result<std::uint64_t> Store::forget_master_key(const Actor& actor, const std::string& key_id) {
-    return impl_->forget_master_key(actor, key_id);
+    return contain([&] { return impl_->forget_master_key(actor, key_id); });
 }
 
 namespace {
@@ -574,18 +580,20 @@ Result<std::unique_ptr<Storage>> open_storage(std::string_view uri, Access acces
 }  // namespace
 
 Result<std::unique_ptr<Storage>> open_storage(std::string_view uri, Access access, Clock& clock) {
-    return open_storage(uri, access, Options{}.readers, clock);
+    return contain([&] { return open_storage(uri, access, Options{}.readers, clock); });
 }
 
 Result<std::unique_ptr<Store>> open(std::string_view uri, Options options) {
-    std::unique_ptr<Clock> own_clock;
-    if (options.clock == nullptr) own_clock = make_system_clock();
-    Clock& clock = options.clock != nullptr ? *options.clock : *own_clock;
-    std::unique_ptr<Storage> storage;
-    if (uri == memory_uri && !options.keys) options.keys = make_fixed_key(generate_master_key());
-    if (!options.keys) return Error{Errc::invalid_request, "A store needs Options::keys: the master key."};
-    KV_TRY(storage, open_storage(uri, Access::read_write, options.readers, clock));
-    return Store::open(std::move(own_clock), std::move(storage), std::move(options));
+    return contain([&]() -> Result<std::unique_ptr<Store>> {
+        std::unique_ptr<Clock> own_clock;
+        if (options.clock == nullptr) own_clock = make_system_clock();
+        Clock& clock = options.clock != nullptr ? *options.clock : *own_clock;
+        std::unique_ptr<Storage> storage;
+        if (uri == memory_uri && !options.keys) options.keys = make_fixed_key(generate_master_key());
+        if (!options.keys) return Error{Errc::invalid_request, "A store needs Options::keys: the master key."};
+        KV_TRY(storage, open_storage(uri, Access::read_write, options.readers, clock));
+        return Store::open(std::move(own_clock), std::move(storage), std::move(options));
+    });
 }
 
 }  // namespace kv
