@@ -39,7 +39,8 @@ public:
             if (committed && !is_rejected_) {
                 item->ticket.answer(std::move(item->reply));
             } else {
-                item->ticket.answer(Error{Errc::audit_unavailable, "The read could not be recorded, so its result is not given out."});
+                item->ticket.answer(
+                    make_error(Errc::audit_unavailable, "The read could not be recorded, so its result is not given out."));
             }
         }
     }
@@ -59,7 +60,13 @@ ReadQueue::ReadQueue(const Reader& reader, CommitQueue& commits, Denials& denial
       in_flight_(in_flight),
       bytes_in_flight_max_(settings.bytes_in_flight_max),
       readers_(std::max<std::size_t>(settings.readers, 1)) {
-    for (std::size_t i = 0; i < scan_threads; ++i) threads_.emplace_back([this] { work(); });
+    threads_.reserve(scan_threads);
+    try {
+        for (std::size_t i = 0; i < scan_threads; ++i) threads_.emplace_back([this] { work(); });
+    } catch (...) {
+        stop();
+        throw;
+    }
 }
 
 ReadQueue::~ReadQueue() { stop(); }
@@ -75,8 +82,8 @@ void ReadQueue::submit(std::unique_ptr<ReadItem> item, bool caller_waits) {
             waiting_.push_back(std::move(item));
             return;
         } else {
-            ++leaders_;
             batch.push_back(std::move(item));
+            ++leaders_;
         }
     }
     if (batch.empty()) {
@@ -86,10 +93,10 @@ void ReadQueue::submit(std::unique_ptr<ReadItem> item, bool caller_waits) {
     }
 }
 
-// Carries out a batch, and what gathered meanwhile.
-void ReadQueue::lead(Batch batch, bool caller_waits) {
-    for (std::size_t round = 0; !batch.empty(); ++round) {
-        run_batch(std::move(batch), caller_waits);
+// Carries out a batch, and what gathered meanwhile. Where a batch ends for want of memory its tickets say so.
+void ReadQueue::lead(Batch batch, bool caller_waits) noexcept {
+    for (std::size_t round = 0;; ++round) {
+        if (!batch.empty()) attempt([&] { run_batch(std::move(batch), caller_waits); });
         batch.clear();
         std::unique_lock lock(mutex_);
         if (waiting_.empty() || round >= rounds_led_max || !next_batch(batch)) {
@@ -97,32 +104,39 @@ void ReadQueue::lead(Batch batch, bool caller_waits) {
             const bool has_left = !waiting_.empty();
             lock.unlock();
             if (has_left) work_.notify_one();
+            return;
         }
     }
 }
 
-// With the lock held.
-bool ReadQueue::next_batch(Batch& batch) {
-    while (!waiting_.empty() && batch.size() < batch_max) {
+// With the lock held. False if there is nothing, or no memory to take it with.
+bool ReadQueue::next_batch(Batch& batch) noexcept {
+    attempt([&] { batch.reserve(std::min(waiting_.size(), batch_max)); });
+    while (!waiting_.empty() && batch.size() < batch.capacity()) {
         batch.push_back(std::move(waiting_.front()));
         waiting_.pop_front();
     }
     return !batch.empty();
 }
 
-void ReadQueue::work() {
+void ReadQueue::work() noexcept {
     std::unique_lock lock(mutex_);
     while (true) {
         work_.wait(lock, [&] { return is_stopping_ || !scans_.empty() || !waiting_.empty(); });
+        if (scans_.empty() && waiting_.empty()) return;  // stopping, and nothing is left
         Batch batch;
+        std::unique_ptr<ReadItem> scan;
         if (!scans_.empty()) {
-            batch.push_back(std::move(scans_.front()));
+            scan = std::move(scans_.front());
             scans_.pop_front();
         } else if (!next_batch(batch)) {
-            return;  // stopping, and nothing is left
+            scan = std::move(waiting_.front());  // by itself, then
+            waiting_.pop_front();
         }
         ++leaders_;
         lock.unlock();
+        if (scan) attempt([&] { batch.push_back(std::move(scan)); });
+        scan.reset();
         lead(std::move(batch), false);
         lock.lock();
     }
