@@ -7,6 +7,8 @@
 #include <new>
 #include <unordered_map>
 
+#include "out_of_memory.h"
+
 namespace kv::sqlite {
 namespace {
 
@@ -94,19 +96,23 @@ const char* words_of(int code) {
 
 }  // namespace
 
-Error translate(int code) {
-    return {errc_of(code), std::string(words_of(code)) + " (sqlite " + std::to_string(code) + ")", sqlite3_errstr(code)};
+Error translate(int code) noexcept {
+    try {
+        return {errc_of(code), std::string(words_of(code)) + " (sqlite " + std::to_string(code) + ")", sqlite3_errstr(code)};
+    } catch (const std::bad_alloc&) {
+        return make_error(errc_of(code), words_of(code));
+    }
 }
 
-Error translate_current_exception() {
+Error translate_current_exception() noexcept {
     try {
         throw;
     } catch (const Failure& failure) {
         return translate(failure.code);
     } catch (const std::bad_alloc&) {
-        return translate(SQLITE_NOMEM);
+        return out_of_memory();
     } catch (...) {
-        return {Errc::internal, "the storage met an unexpected exception"};
+        return make_error(Errc::internal, "the storage met an unexpected exception");
     }
 }
 
@@ -120,6 +126,16 @@ bool is_disk_full(int code) { return (code & 0xff) == SQLITE_FULL; }
 bool is_taken_name(int code) { return code == SQLITE_CONSTRAINT_UNIQUE; }
 
 // ---- Run ----
+
+namespace {
+
+// A column that reads as nothing is empty, or there was no memory to show it.
+void check_memory(sqlite3_stmt* statement) {
+    const int code = sqlite3_errcode(sqlite3_db_handle(statement));
+    if (code == SQLITE_NOMEM) throw Failure{code};
+}
+
+}  // namespace
 
 bool Run::next() {
     const int code = sqlite3_step(statement_);
@@ -150,6 +166,7 @@ std::string_view Run::next_text() { return text(index_++); }
 std::string_view Run::next_blob() {
     const int column = index_++;
     const void* data = sqlite3_column_blob(statement_, column);
+    if (!data) check_memory(statement_);
     if (!data) return {};
     return {static_cast<const char*>(data), static_cast<std::size_t>(sqlite3_column_bytes(statement_, column))};
 }
@@ -165,6 +182,7 @@ void Run::next_bytes(std::uint8_t* data, std::size_t size) {
 std::int64_t Run::integer(int column) const { return sqlite3_column_int64(statement_, column); }
 std::string_view Run::text(int column) const {
     const unsigned char* data = sqlite3_column_text(statement_, column);
+    if (!data) check_memory(statement_);
     if (!data) return {};
     return {reinterpret_cast<const char*>(data), static_cast<std::size_t>(sqlite3_column_bytes(statement_, column))};
 }
@@ -267,7 +285,7 @@ void Connection::allow_checkpoint_on_close() {
 ReadTransaction::~ReadTransaction() {
     try {
         connection_.execute("commit");
-    } catch (const Failure&) {
+    } catch (...) {
         // The pool looks at is_idle() and drops the connection.
     }
 }

@@ -26,11 +26,11 @@ std::unique_ptr<Connection> Readers::take() {
     }
 }
 
-void Readers::give_back(std::unique_ptr<Connection> connection) {
+void Readers::give_back(std::unique_ptr<Connection> connection) noexcept {
     if (connection && !connection->is_idle()) connection.reset();
     std::lock_guard lock(mutex_);
     if (connection) {
-        free_.push_back(std::move(connection));
+        free_.push_back(std::move(connection));  // cannot throw: it has room for as many as there may be
     } else {
         --open_;
     }
