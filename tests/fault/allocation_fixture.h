@@ -215,10 +215,14 @@ public:
 private:
     static Options with_few_readers(Options options) {
         options.readers = 2;  // a place that is lost is missed soon
+        options.disk_free_min = 0;
         return options;
     }
     std::unique_ptr<Storage> make(Backend backend, Clock& clock) {
         if (backend == Backend::memory) return make_memory_storage(clock);
+        // Thousands of commits wait for a disk, and whether they do changes nothing here.
+        const char* in_memory = "/dev/shm";
+        if (std::getenv("TMPDIR") == nullptr && ::access(in_memory, W_OK) == 0) ::setenv("TMPDIR", in_memory, 0);
         folder_ = std::make_unique<sqlite_fixture::Folder>();
         return open_sqlite_storage({.path = folder_->database.string(), .readers = 2}, clock).value();
     }
