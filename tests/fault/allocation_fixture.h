@@ -178,20 +178,23 @@ public:
             out += "namespace v" + std::to_string(row.version) + (row.is_secret ? " secret " : " plain ") + row.description +
                    (row.deleted_at ? " deleted" : "") + " keys " +
                    std::to_string(kv.storage->get_keys(std::span(&keys, 1)).value().size()) + "\n";
+            const EntryRef inside{row.id, "a", {}};
+            const auto found = kv.storage->find(std::span(&inside, 1), Want{true, true}).value();
+            if (found.front().entry) out += kv.show(*found.front().entry) + "\n";
         }
         return anonymous(out, folder);
     }
     // From now on state() and audit() leave out what there is by now.
     void look_away() {
-        audit(" ");
+        audit();
         if (kv.namespace_row().revision > events_seen_ + 64) events_seen_ = kv.namespace_row().revision - 64;
     }
-    // What was recorded about a request since the last time.
-    std::string audit(const std::string& request_id) {
-        std::string out;
+    // What was recorded about each request since the last time.
+    std::map<std::string, std::string> audit() {
+        std::map<std::string, std::string> out;
         for (const AuditRow& row : kv.audit_rows(audit_seen_)) {
             audit_seen_ = row.position;
-            if (row.record.request_id == request_id) out += Fixture::show(row.record) + "\n";
+            out[row.record.request_id] += Fixture::show(row.record) + "\n";
         }
         return out;
     }

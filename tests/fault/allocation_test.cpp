@@ -64,10 +64,10 @@ void put_three(Fixture& kv, const std::string& k) {
 NamespaceName named(const std::string& k) { return {"app", k}; }
 void make_plain(Fixture& kv, const std::string& k) { kv.make_namespace(k, Kind::plain); }
 void make_secret(Fixture& kv, const std::string& k) { kv.make_namespace(k, Kind::secret); }
-void fill(Fixture& kv, const std::string& k) {
+PutEntry put_into(Fixture& kv, const std::string& k) {
     PutEntry put = kv.put_request("a", "one");
     put.ns = named(k);
-    REQUIRE(kv.call(put));
+    return put;
 }
 
 std::vector<Scenario> reads() {
@@ -154,6 +154,7 @@ std::vector<Scenario> writes() {
              create.is_secret = true;
              return create;
          }},
+        {"first put into a namespace", make_secret, put_into},
         {"update namespace", make_secret,
          [](Fixture&, const std::string& k) {
              UpdateNamespace update;
@@ -192,7 +193,7 @@ std::vector<Scenario> writes() {
         {"purge namespace",
          [](Fixture& kv, const std::string& k) {
              make_secret(kv, k);
-             fill(kv, k);
+             REQUIRE(kv.call(put_into(kv, k)));
          },
          [](Fixture&, const std::string& k) {
              DeleteNamespace request;
@@ -219,14 +220,30 @@ struct Run {
     int answers = 1;
 };
 
+Actor asking(const Fixture& kv, const std::string& folder) {
+    Actor actor = kv.actor;
+    actor.request_id = "request-" + folder;
+    return actor;
+}
+
+// What came of a run in `folder`.
+void take(Run& run, Ground& ground, const Result<Reply>& reply, const std::map<std::string, std::string>& audit, const std::string& folder) {
+    run.asked = FailingMemory::asked();
+    run.refused = FailingMemory::refused();
+    run.code = code_of(reply);
+    run.shown = reply ? anonymous(show(*reply), folder) : "";
+    run.after = ground.state(folder);
+    const auto recorded = audit.find("request-" + folder);
+    if (recorded != audit.end()) run.audit = anonymous(recorded->second, folder);
+}
+
 Run run(Ground& ground, const Scenario& scenario, Way way, std::uint64_t first, std::uint64_t count, const std::string& folder) {
     Fixture& kv = ground.kv;
     Run run;
     scenario.prepare(kv, folder);
     ground.look_away();
     run.before = ground.state(folder);
-    Actor actor = kv.actor;
-    actor.request_id = "request-" + folder;
+    Actor actor = asking(kv, folder);
     Request request = scenario.request(kv, folder);
     Answer answer;
     Completion slot = answer.slot();
@@ -238,15 +255,10 @@ Run run(Ground& ground, const Scenario& scenario, Way way, std::uint64_t first, 
         FailingMemory::arm(FailingMemory::Of::all, first, count);
         kv.store->submit(std::move(actor), std::move(request), std::move(slot));
         reply = answer.wait();
-        run.answers = answer.times();
     }
     FailingMemory::disarm();
-    run.asked = FailingMemory::asked();
-    run.refused = FailingMemory::refused();
-    run.code = code_of(reply);
-    run.shown = reply ? anonymous(show(*reply), folder) : "";
-    run.after = ground.state(folder);
-    run.audit = anonymous(ground.audit("request-" + folder), folder);
+    if (way == Way::submit) run.answers = answer.times();
+    take(run, ground, reply, ground.audit(), folder);
     return run;
 }
 
@@ -270,35 +282,38 @@ std::string told(const Run& run) {
     return run.code + "\nreply: " + run.shown + "\nbefore:\n" + run.before + "after:\n" + run.after + "audit:\n" + run.audit;
 }
 
-void run_all(Ground& ground, const Scenario& scenario, Way way, std::size_t most) {
-    Watch::begin(scenario.name);
+Run sound_run(Ground& ground, const Scenario& scenario, Way way) {
     constexpr std::uint64_t none = UINT64_MAX;
     run(ground, scenario, way, none, 1, ground.fresh());  // what is only done once: statements, data keys
-    const Run sound = run(ground, scenario, way, none, 1, ground.fresh());
+    return run(ground, scenario, way, none, 1, ground.fresh());
+}
+
+// A commit that nobody can tell about is asked for until somebody can, so a shortage ends.
+constexpr std::uint64_t shortages[] = {1, 6};
+
+void run_all(Ground& ground, const Scenario& scenario, Way way, std::size_t most) {
+    const std::string how = std::string(scenario.name) + (way == Way::wait ? ", waiting" : ", submitted");
+    Watch::begin(how);
+    const Run sound = sound_run(ground, scenario, way);
     REQUIRE(sound.asked > 0);
-    // For good means until the answer came. A commit that nobody can tell about is asked for as long as five seconds, so a
-    // shortage ends before.
-    for (const std::uint64_t in_a_row : {1, 6}) {
+    for (const std::uint64_t in_a_row : shortages) {
         for (const std::uint64_t first : points(sound.asked, most, seed())) {
+            const std::string where = how + ", requests for memory from " + std::to_string(first) + " of " + std::to_string(sound.asked) +
+                                      " on, " + std::to_string(in_a_row);
+            Watch::begin(where);
             const std::string folder = ground.fresh();
-            Watch::begin(std::string(scenario.name) + ", request " + std::to_string(first) + " for memory and " +
-                         std::to_string(in_a_row - 1) + " more, by " + (way == Way::wait ? "waiting" : "submitting"));
             const Run faulty = run(ground, scenario, way, first, in_a_row, folder);
             std::string fault = fault_of(scenario, sound, faulty);
             if (fault.empty()) fault = ground.unfit(folder);
-            if (fault.empty()) continue;
-            FAIL_CHECK(scenario.name << (way == Way::wait ? ", waiting" : ", submitted") << ", request " << first << " of " << sound.asked
-                                     << " for memory and " << in_a_row - 1 << " more: " << fault << "\n"
-                                     << told(faulty) << "---- should be\n"
-                                     << told(sound));
-            return;
+            CHECK_MESSAGE(fault.empty(), where << ": " << fault << "\n" << told(faulty) << "---- should be\n" << told(sound));
+            if (!fault.empty()) return;
         }
     }
     Watch::end();
 }
 
-void run_all(Backend backend, Kind kind, Options options = each_denial_a_row()) {
-    Ground ground(backend, kind, std::move(options));
+void run_all(Backend backend, Kind kind, const Options& options = each_denial_a_row()) {
+    Ground ground(backend, kind, options);
     for (const auto& scenarios : {reads(), writes()}) {
         for (const Scenario& scenario : scenarios) {
             for (const Way way : {Way::wait, Way::submit}) run_all(ground, scenario, way, points_of(backend));
@@ -307,10 +322,339 @@ void run_all(Backend backend, Kind kind, Options options = each_denial_a_row()) 
     CHECK(ground.end() == "");
 }
 
-TEST_CASE("every request for memory may fail: memory storage, secret namespace") { run_all(Backend::memory, Kind::secret); }
-TEST_CASE("every request for memory may fail: memory storage, plain namespace") { run_all(Backend::memory, Kind::plain); }
-TEST_CASE("every request for memory may fail: SQLite, secret namespace") { run_all(Backend::sqlite, Kind::secret); }
-TEST_CASE("every request for memory may fail: SQLite, plain namespace") { run_all(Backend::sqlite, Kind::plain); }
+TEST_CASE("memory storage: an operation in a secret namespace may lack memory anywhere") { run_all(Backend::memory, Kind::secret); }
+TEST_CASE("memory storage: an operation in a plain namespace may lack memory anywhere") { run_all(Backend::memory, Kind::plain); }
+TEST_CASE("SQLite: an operation in a secret namespace may lack memory anywhere") { run_all(Backend::sqlite, Kind::secret); }
+TEST_CASE("SQLite: an operation in a plain namespace may lack memory anywhere") { run_all(Backend::sqlite, Kind::plain); }
+
+TEST_CASE("with OpenSSL a value that there is no memory to open was not tampered with") {
+    Options options = each_denial_a_row();
+    options.crypto = CryptoBackend::openssl;
+    Ground ground(Backend::memory, Kind::secret, options);
+    const std::uint64_t before = FailingMemory::refused_by().by_openssl;
+    // The first uses of a namespace's key make OpenSSL ask for memory.
+    const Scenario first_get{"first get in a namespace",
+                             [](Fixture& kv, const std::string& k) {
+                                 make_secret(kv, k);
+                                 REQUIRE(kv.call(put_into(kv, k)));
+                                 kv.close();  // and with it go the keys that are at hand
+                                 kv.open();
+                             },
+                             [](Fixture& kv, const std::string& k) {
+                                 GetEntry get = kv.get_request("a");
+                                 get.ns = named(k);
+                                 return get;
+                             }};
+    for (const Scenario& scenario : writes()) {
+        if (scenario.name == std::string("first put into a namespace")) run_all(ground, scenario, Way::wait, points_of(Backend::memory));
+    }
+    run_all(ground, first_get, Way::wait, points_of(Backend::memory));
+    CHECK(FailingMemory::refused_by().by_openssl > before);
+    CHECK(ground.end() == "");
+}
+
+TEST_CASE("a read that is recorded later may lack memory anywhere") {
+    Options options = each_denial_a_row();
+    options.read_audit = ReadAudit::deferred_for_plain;
+    Ground ground(Backend::memory, Kind::plain, options);
+    Watch::begin("deferred reads");
+    for (std::uint64_t first = 1; first <= 400; ++first) {
+        const std::string folder = ground.fresh();
+        REQUIRE(ground.kv.put(folder + "/a", "one"));
+        const GetEntry get = ground.kv.get_request(folder + "/a");
+        Answer answer;
+        Completion slot = answer.slot();
+        Actor actor = asking(ground.kv, folder);
+        Request request(get);
+        FailingMemory::arm(FailingMemory::Of::all, first % 100 + 1, 1);
+        ground.kv.store->submit(std::move(actor), std::move(request), std::move(slot));
+        const Result<Reply> reply = answer.wait();
+        FailingMemory::disarm();
+        const std::string code = code_of(reply);
+        CHECK((code == "ok" || is_clear(code)));
+        CHECK(ground.unfit(folder) == "");
+    }
+    CHECK(ground.end() == "");
+    Watch::end();
+}
+
+// ---- groups ----
+
+// Each operation of a group for itself: one that could not be carried out takes none of the others along halfway.
+void run_groups(Backend backend) {
+    Ground ground(backend, Kind::secret);
+    Fixture& kv = ground.kv;
+    std::vector<Scenario> together;
+    for (const auto& scenarios : {reads(), writes()}) {
+        for (const Scenario& one : scenarios) {
+            for (const char* name : {"get", "versions", "create", "update", "stale put", "delete", "rotate", "rollback", "bulk set"}) {
+                if (one.name == std::string(name)) together.push_back(one);
+            }
+        }
+    }
+    std::vector<Run> sound;
+    Watch::begin("a group without a fault");
+    for (const Scenario& scenario : together) sound.push_back(sound_run(ground, scenario, Way::submit));
+    for (std::size_t round = 0; round < points_of(backend); ++round) {
+        std::vector<std::string> folders;
+        std::vector<Request> requests;
+        std::vector<Run> runs(together.size());
+        for (const Scenario& scenario : together) {
+            folders.push_back(ground.fresh());
+            scenario.prepare(kv, folders.back());
+            requests.push_back(scenario.request(kv, folders.back()));
+        }
+        ground.look_away();
+        for (std::size_t i = 0; i < together.size(); ++i) runs[i].before = ground.state(folders[i]);
+
+        std::vector<Answer> answers(together.size() + 1);
+        kv.faults.close_gate();
+        kv.store->submit(kv.actor, GetNamespace{kv.ns, {}}, answers.back().slot());
+        REQUIRE(kv.faults.wait_at_gate(1));
+        for (std::size_t i = 0; i < together.size(); ++i) {
+            kv.store->submit(asking(kv, folders[i]), std::move(requests[i]), answers[i].slot());
+        }
+        std::mt19937_64 draw(seed() + round);
+        const std::uint64_t first = 1 + draw() % 900;
+        Watch::begin("a group, request " + std::to_string(first) + " for memory");
+        FailingMemory::arm(FailingMemory::Of::others, first, shortages[round % 2]);
+        kv.faults.open_gate();
+        std::vector<Result<Reply>> replies;
+        {
+            const FailingMemory::Exempt own;
+            for (std::size_t i = 0; i <= together.size(); ++i) replies.push_back(answers[i].wait());
+        }
+        FailingMemory::disarm();
+        const auto audit = ground.audit();
+        for (std::size_t i = 0; i < together.size(); ++i) {
+            runs[i].answers = answers[i].times();
+            take(runs[i], ground, replies[i], audit, folders[i]);
+            const std::string fault = fault_of(together[i], sound[i], runs[i]);
+            CHECK_MESSAGE(fault.empty(), together[i].name << " in a group, request " << first << " for memory: " << fault << "\n"
+                                                          << told(runs[i]) << "---- should be\n" << told(sound[i]));
+        }
+        REQUIRE(ground.unfit(folders[0]) == "");
+    }
+    CHECK(ground.end() == "");
+    Watch::end();
+}
+
+TEST_CASE("a group may lack memory anywhere: memory storage") { run_groups(Backend::memory); }
+TEST_CASE("a group may lack memory anywhere: SQLite") { run_groups(Backend::sqlite); }
+
+// ---- many threads ----
+
+// One key and what may be stored there; empty: nothing.
+struct Belief {
+    std::string key;
+    std::set<std::string> possible = {""};
+};
+
+// One thread's operations on keys of its own. Says what was not as it must be.
+std::string work(Fixture& kv, std::vector<Belief>& keys, std::uint64_t number, int operations) {
+    const FailingMemory::Exempt own;
+    std::mt19937_64 draw(seed() * 31 + number);
+    for (int i = 0; i < operations; ++i) {
+        Belief& belief = keys[draw() % keys.size()];
+        const std::string value = "value " + std::to_string(i);
+        const int kind = static_cast<int>(draw() % 4);
+        Request request = kv.get_request(belief.key);
+        if (kind == 0) request = kv.delete_request(belief.key);
+        if (kind == 1) request = kv.put_request(belief.key, value);
+        Result<Reply> reply = Reply(Done{});
+        {
+            const FailingMemory::Subject theirs;
+            reply = kv.store->wait(kv.actor, std::move(request));
+        }
+        const std::string code = code_of(reply);
+        const bool is_missing = code == "not-found";
+        if (code != "ok" && !is_missing && !is_clear(code)) return code + " for " + belief.key;
+        const std::string wanted = kind == 1 ? value : "";
+        if (kind <= 1 && (code == "ok" || is_missing)) {
+            if (is_missing && !belief.possible.contains("")) return "a lost change of " + belief.key;
+            belief.possible = {wanted};
+        } else if (kind <= 1 && code == "outcome-unknown") {
+            belief.possible.insert(wanted);
+        } else if (code == "ok" || is_missing) {
+            const std::string found = code == "ok" ? text_of(std::get<EntryReply>(*reply).entry.value) : "";
+            if (!belief.possible.contains(found)) return "\"" + found + "\" at " + belief.key;
+            belief.possible = {found};
+        }
+    }
+    return "";
+}
+
+void run_threads(Backend backend) {
+    Ground ground(backend, Kind::secret);
+    constexpr std::size_t threads = 8;
+    const int operations = is_sanitized ? 40 : 250;
+    for (const std::uint32_t in : {3000u, 300u, 40u}) {
+        Watch::begin("threads, one request for memory in " + std::to_string(in));
+        std::vector<std::vector<Belief>> keys(threads);
+        std::vector<std::string> faults(threads);
+        const std::string folder = ground.fresh();
+        std::vector<std::thread> running;
+        FailingMemory::arm_by_chance(FailingMemory::Of::all, in, seed());
+        {
+            const FailingMemory::Exempt own;
+            for (std::size_t t = 0; t < threads; ++t) {
+                for (const char* leaf : {"/a", "/b", "/c"}) keys[t].push_back({folder + "/" + std::to_string(t) + leaf});
+                running.emplace_back([&, t] { faults[t] = work(ground.kv, keys[t], t, operations); });
+            }
+            for (std::thread& thread : running) thread.join();
+        }
+        FailingMemory::disarm();
+        CHECK(FailingMemory::refused() > 0);
+        for (const std::string& fault : faults) CHECK(fault == "");
+        for (const auto& some : keys) {
+            for (const Belief& belief : some) {
+                const std::string found = ground.kv.get(belief.key);
+                CHECK(belief.possible.contains(found == "!not-found" ? "" : found));
+            }
+        }
+        REQUIRE(ground.unfit(folder) == "");
+    }
+    CHECK(ground.end() == "");
+    Watch::end();
+}
+
+TEST_CASE("many threads that lack memory by chance lose nothing: memory storage") { run_threads(Backend::memory); }
+TEST_CASE("many threads that lack memory by chance lose nothing: SQLite") { run_threads(Backend::sqlite); }
+
+// ---- what goes on by itself ----
+
+void run_maintenance(Backend backend) {
+    Ground ground(backend, Kind::secret);
+    Fixture& kv = ground.kv;
+    kv.close();
+    kv.options.maintenance_interval = std::chrono::milliseconds(1);
+    kv.options.tombstone_retention = std::chrono::seconds(30);
+    kv.options.expiry_grace = std::chrono::seconds(5);
+    kv.options.key_retirement = std::chrono::seconds(0);
+    kv.options.namespace_retention = std::chrono::hours(1);
+    kv.options.audit_retention = std::chrono::hours(24 * 365 * 200);  // much time passes
+    kv.open();
+    const std::size_t rounds = is_sanitized ? 3 : 12;
+    for (std::size_t round = 0; round < rounds; ++round) {
+        Watch::begin("maintenance, round " + std::to_string(round));
+        const std::string folder = ground.fresh();
+        const std::string doomed = ground.fresh();
+        REQUIRE(kv.call(kv.put_request(folder + "/a", "short-lived", Ttl::after(10))));
+        put_three(kv, folder + "/stays");
+        make_secret(kv, doomed);
+        REQUIRE(kv.call(put_into(kv, doomed)));
+        DeleteNamespace remove;
+        remove.ns = named(doomed);
+        FailingMemory::arm_by_chance(FailingMemory::Of::others, round % 2 == 0 ? 40 : 400, seed() + round);
+        {
+            const FailingMemory::Exempt own;
+            static_cast<void>(kv.call(RotateDataKey{kv.ns}).has_value());
+            static_cast<void>(kv.call(remove).has_value());
+            kv.clock.pass(std::chrono::hours(1));
+            CHECK(eventually([] { return FailingMemory::asked() > 2000; }));
+        }
+        FailingMemory::disarm();
+        CHECK(FailingMemory::refused() > 0);
+        if (kv.call(GetNamespace{named(doomed), {}})) REQUIRE(kv.call(remove));
+        const bool is_swept = eventually([&] {
+            kv.clock.pass(std::chrono::hours(1));  // what is deleted by now is due
+            std::this_thread::sleep_for(std::chrono::milliseconds(1));  // or who looks keeps out who changes
+            const bool is_gone = ground.state(doomed).empty() && !kv.entry_row(folder + "/a");
+            return is_gone && kv.store->is_rekeying(kv.ns).value_or(true) == false;
+        });
+        CHECK(is_swept);
+        CHECK(kv.get(folder + "/stays/a") == "two");
+        REQUIRE(ground.unfit(folder) == "");
+    }
+    CHECK(ground.end() == "");
+    Watch::end();
+}
+
+TEST_CASE("maintenance that lacks memory goes on later: memory storage") { run_maintenance(Backend::memory); }
+TEST_CASE("maintenance that lacks memory goes on later: SQLite") { run_maintenance(Backend::sqlite); }
+
+// ---- opening and closing ----
+
+void run_opening(Backend backend) {
+    Ground ground(backend, Kind::secret);
+    Fixture& kv = ground.kv;
+    REQUIRE(kv.put("k", "one"));
+    std::set<std::string> codes;
+    bool is_through = false;
+    for (std::uint64_t first = 1; !is_through; first += is_sanitized ? 37 : backend == Backend::memory ? 1 : 5) {
+        Watch::begin("opening, request " + std::to_string(first) + " for memory");
+        kv.close();
+        auto storage = std::make_unique<FaultStorage>(*kv.storage, kv.faults);
+        Options options = kv.options;
+        FailingMemory::arm(FailingMemory::Of::all, first, shortages[first % 2]);
+        Result<std::unique_ptr<Store>> opened = Store::open(std::move(storage), std::move(options));
+        is_through = FailingMemory::refused() == 0;
+        FailingMemory::disarm();
+        codes.insert(code_of(opened));
+        if (opened) {
+            CHECK((*opened)->call(kv.actor, kv.get_request("k")));
+            FailingMemory::arm(FailingMemory::Of::all, first % 60 + 1, shortages[first % 2]);  // for its closing
+            *opened = nullptr;
+            FailingMemory::disarm();
+        }
+        kv.open();
+        REQUIRE(kv.get("k") == "one");
+    }
+    codes.erase("ok");
+    for (const std::string& code : codes) CHECK(is_clear(code));
+    CHECK(codes.contains("unavailable"));
+    CHECK(ground.end() == "");
+    Watch::end();
+}
+
+TEST_CASE("a store that lacks memory while it opens or closes opens later: memory storage") { run_opening(Backend::memory); }
+TEST_CASE("a store that lacks memory while it opens or closes opens later: SQLite") { run_opening(Backend::sqlite); }
+
+TEST_CASE("a database that lacks memory while it opens or closes opens later") {
+    sqlite_fixture::Folder folder;
+    folder.open();
+    std::set<std::string> codes;
+    bool is_through = false;
+    for (std::uint64_t first = 1; !is_through; first += is_sanitized ? 37 : 3) {
+        Watch::begin("opening a database, request " + std::to_string(first) + " for memory");
+        const SqliteOptions options{.path = folder.database.string()};
+        FailingMemory::arm(FailingMemory::Of::all, first, shortages[first % 2]);
+        auto opened = open_sqlite_storage(options, folder.clock);
+        is_through = FailingMemory::refused() == 0;
+        FailingMemory::disarm();
+        codes.insert(code_of(opened));
+        if (!opened) continue;
+        CHECK((*opened)->get_meta());
+        FailingMemory::arm(FailingMemory::Of::all, first % 20 + 1, shortages[first % 2]);
+        *opened = nullptr;
+        FailingMemory::disarm();
+    }
+    codes.erase("ok");
+    for (const std::string& code : codes) CHECK(is_clear(code));
+    CHECK(codes.contains("unavailable"));
+    Watch::end();
+}
+
+// ---- guarded memory ----
+
+TEST_CASE("without guarded memory for another key an operation is refused, and served later") {
+    Ground ground(Backend::memory, Kind::plain);
+    Fixture& kv = ground.kv;
+    const std::uint64_t before = FailingMemory::refused_by().by_sodium;
+    // Keys share guarded memory by dozens.
+    for (int i = 0; i < 140; ++i) {
+        const std::string folder = ground.fresh();
+        make_secret(kv, folder);
+        const PutEntry put = put_into(kv, folder);
+        FailingMemory::arm(FailingMemory::Of::guarded, 1, UINT64_MAX);
+        const auto reply = kv.call(put);
+        FailingMemory::disarm();
+        CHECK(code_of(reply) == (FailingMemory::refused() > 0 ? "unavailable" : "ok"));
+        if (!reply) REQUIRE(kv.call(put));
+    }
+    CHECK(FailingMemory::refused_by().by_sodium > before);
+    CHECK(ground.end() == "");
+}
 
 }  // namespace
 }  // namespace kv::test

@@ -27,9 +27,10 @@ constinit FailingMemory::Refused by_source;
 constinit thread_local int exemptions = 0;
 constinit thread_local bool is_caller = false;
 
-bool counts() noexcept {
+bool counts(const std::atomic<std::uint64_t>& source) noexcept {
     if (mode.load(std::memory_order_acquire) == Mode::off || exemptions > 0) return false;
     const auto of = whose.load(std::memory_order_relaxed);
+    if (of == FailingMemory::Of::guarded) return &source == &by_source.by_sodium;
     return of == FailingMemory::Of::all || (of == FailingMemory::Of::caller) == is_caller;
 }
 
@@ -42,7 +43,7 @@ std::uint64_t mixed(std::uint64_t number) noexcept {
 }
 
 bool is_refused(std::atomic<std::uint64_t>& source) noexcept {
-    if (!counts()) return false;
+    if (!counts(source)) return false;
     const std::uint64_t number = asked_for.fetch_add(1) + 1;
     bool refuses = false;
     if (mode.load(std::memory_order_relaxed) == Mode::by_chance) {
@@ -135,6 +136,8 @@ const FailingMemory::Refused& FailingMemory::refused_by() noexcept { return by_s
 
 FailingMemory::Exempt::Exempt() noexcept { ++exemptions; }
 FailingMemory::Exempt::~Exempt() { --exemptions; }
+FailingMemory::Subject::Subject() noexcept { --exemptions; }
+FailingMemory::Subject::~Subject() { ++exemptions; }
 
 }  // namespace kv::test
 

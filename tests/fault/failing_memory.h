@@ -8,7 +8,8 @@ namespace kv::test {
 // it is armed it counts what is asked for, and refuses some of that. Threads: any; arm and disarm on one.
 class FailingMemory {
 public:
-    enum class Of : std::uint8_t { caller, others, all };  // whose requests count: of the thread that armed it...
+    // Whose requests count: those of the thread that armed it, of every other, of all; guarded: of all, for libsodium's alone.
+    enum class Of : std::uint8_t { caller, others, all, guarded };
 
     // Refuses `count` requests in a row, the `first` one (from 1) of those that count being the first.
     static void arm(Of of, std::uint64_t first, std::uint64_t count) noexcept;
@@ -34,6 +35,13 @@ public:
         Exempt() noexcept;
         ~Exempt();
         Exempt(const Exempt&) = delete;
+    };
+    // And what is not its own, inside of that.
+    class Subject {
+    public:
+        Subject() noexcept;
+        ~Subject();
+        Subject(const Subject&) = delete;
     };
 };
 

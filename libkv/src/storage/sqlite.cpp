@@ -305,15 +305,17 @@ void SqliteStorage::idle() {
 namespace kv {
 
 Result<std::unique_ptr<Storage>> open_sqlite_storage(const SqliteOptions& options, Clock& clock) {
-    KV_CHECK(sqlite::check_library());
-    if (options.read_only) {
-        KV_TRY(sqlite::File found, sqlite::File::find(options.path));
-        return sqlite::open_read_only(std::move(found), options.vfs, options.readers, clock);
-    }
-    KV_TRY(sqlite::File file, sqlite::File::open(options.path));
-    auto storage = std::make_unique<sqlite::SqliteStorage>(std::move(file), options, clock);
-    KV_CHECK(storage->open());
-    return std::unique_ptr<Storage>(std::move(storage));
+    return contain([&]() -> Result<std::unique_ptr<Storage>> {
+        KV_CHECK(sqlite::check_library());
+        if (options.read_only) {
+            KV_TRY(sqlite::File found, sqlite::File::find(options.path));
+            return sqlite::open_read_only(std::move(found), options.vfs, options.readers, clock);
+        }
+        KV_TRY(sqlite::File file, sqlite::File::open(options.path));
+        auto storage = std::make_unique<sqlite::SqliteStorage>(std::move(file), options, clock);
+        KV_CHECK(storage->open());
+        return std::unique_ptr<Storage>(std::move(storage));
+    });
 }
 
 }  // namespace kv

@@ -33,22 +33,30 @@ auto through_soci(F&& f) {
     }
 }
 
-// Quoted, a path may hold spaces and '='; sqlite_file.cpp refuses the quote itself.
-std::string connect_string(const std::string& path, const std::string& vfs, Role role) {
-    std::string text = "dbname=\"" + path + "\"";
-    if (role == Role::read_only) text += " readonly=true";
-    if (!vfs.empty()) text += " vfs=\"" + vfs + "\"";
-    return text;
-}
-
 // SOCI's library does not export the type information that a sanitizer would check these casts against.
 #define KV_NO_VPTR_CHECK __attribute__((no_sanitize("vptr")))
 
 KV_NO_VPTR_CHECK sqlite3* handle_of(soci::session& session) {
     return static_cast<soci::sqlite3_session_backend*>(session.get_backend())->conn_;
 }
+KV_NO_VPTR_CHECK sqlite3* exchange_handle(soci::session& session, sqlite3* handle) {
+    return std::exchange(static_cast<soci::sqlite3_session_backend*>(session.get_backend())->conn_, handle);
+}
 KV_NO_VPTR_CHECK sqlite3_stmt* handle_of(soci::statement& statement) {
     return static_cast<soci::sqlite3_statement_backend*>(statement.get_backend())->stmt_;
+}
+
+// SOCI reads a connection string through a stream, which without memory never comes to its end, and SOCI reads on for ever.
+// So it opens something that needs none, and is given the connection that is meant.
+void open_in_place(soci::session& session, const std::string& path, const std::string& vfs, Role role) {
+    sqlite3* opened = nullptr;
+    const int flags = role == Role::read_only ? SQLITE_OPEN_READONLY : SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE;
+    const int code = sqlite3_open_v2(path.c_str(), &opened, flags, vfs.empty() ? nullptr : vfs.c_str());
+    if (code != SQLITE_OK) {
+        sqlite3_close(opened);
+        throw Failure{code};
+    }
+    sqlite3_close(exchange_handle(session, opened));
 }
 
 int count_wal_pages(void* pages, sqlite3*, const char*, int count) {
@@ -191,11 +199,13 @@ std::string_view Run::text(int column) const {
 
 struct Connection::Impl {
     Impl(const std::string& path, const std::string& vfs, Role role)
-        : session(through_soci([&] { return soci::session(soci::sqlite3, connect_string(path, vfs, role)); })),
-          handle(handle_of(session)) {}
+        : session(through_soci([&] { return soci::session(soci::sqlite3, ":memory:"); })) {
+        open_in_place(session, path, vfs, role);
+        handle = handle_of(session);
+    }
 
     soci::session session;
-    sqlite3* handle;
+    sqlite3* handle = nullptr;
     std::size_t wal_pages = 0;
     std::unordered_map<const char*, soci::statement> statements;  // die before the session
 };
