@@ -551,7 +551,7 @@ void run_maintenance(Backend backend) {
             static_cast<void>(kv.call(RotateDataKey{kv.ns}).has_value());
             static_cast<void>(kv.call(remove).has_value());
             kv.clock.pass(std::chrono::hours(1));
-            CHECK(eventually([] { return FailingMemory::asked() > 2000; }));
+            CHECK(eventually([] { return FailingMemory::asked() > 600; }));
         }
         FailingMemory::disarm();
         CHECK(FailingMemory::refused() > 0);
