@@ -90,16 +90,17 @@ public:
     Stats stats() const;
 
 private:
-    void lead(Batch batch, bool caller_waits);
+    void lead(Batch batch, bool caller_waits) noexcept;
     void run_batch(Batch batch, bool caller_waits);
     void record(Batch batch, bool caller_waits);
-    bool put_scans_aside(Batch& batch);
-    bool next_batch(Batch& batch);
+    std::size_t share_out(Batch& batch, bool caller_waits);
+    void put_scans_aside(Batch& batch);
+    bool next_batch(Batch& batch) noexcept;
     bool has_room() const;
     void fold(std::vector<AuditRecord>& rows);
     void count_release(std::chrono::steady_clock::duration took);
     friend class ReadAuditItem;
-    void work();
+    void work() noexcept;
 
     const Reader& reader_;
     CommitQueue& commits_;

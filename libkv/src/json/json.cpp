@@ -4,7 +4,6 @@
 #include <array>
 #include <cassert>
 #include <charconv>
-#include <cstdlib>
 #include <cstring>
 #include <iterator>
 #include <new>
@@ -100,8 +99,7 @@ class WipingAllocator {
 public:
     void* Malloc(std::size_t size) {
         if (size == 0) return nullptr;
-        auto* block = static_cast<Header*>(std::malloc(sizeof(Header) + size));
-        if (block == nullptr) throw std::bad_alloc();
+        auto* block = static_cast<Header*>(::operator new(sizeof(Header) + size));
         block->size = size;
         return block + 1;
     }
@@ -115,7 +113,7 @@ public:
         if (memory == nullptr) return;
         Header* block = static_cast<Header*>(memory) - 1;
         secure_wipe(memory, block->size);
-        std::free(block);
+        ::operator delete(block);
     }
 
 private:
