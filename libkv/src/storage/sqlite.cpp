@@ -6,6 +6,7 @@
 #include <optional>
 #include <utility>
 
+#include "out_of_memory.h"
 #include "storage/sqlite_answers.h"
 #include "storage/sqlite_changes.h"
 #include "storage/sqlite_connection.h"
@@ -62,7 +63,7 @@ public:
 private:
     template <class T>
     Result<T> note(Result<T> result) {
-        if (!result && !failure_) failure_ = result.error();
+        if (!result && !failure_) failure_ = copy_of(result.error());
         return result;
     }
 
@@ -230,13 +231,15 @@ Result<void> SqliteStorage::run_body(const std::function<Result<void>(StorageWri
     Writer writer(*writer_, clock_);
     try {
         KV_CHECK(body(writer));
+    } catch (const std::bad_alloc&) {
+        return out_of_memory();
     } catch (const std::exception&) {
-        return Error{Errc::internal, "the write was ended by an exception"};
+        return make_error(Errc::internal, "the write was ended by an exception");
     }
     // A body that goes on after a failure would commit a part. SQLite may even have rolled back on its own, and what
     // followed would have committed by itself.
-    if (writer.failure()) return *writer.failure();
-    if (!writer_->in_transaction()) return Error{Errc::internal, "the transaction ended by itself"};
+    if (writer.failure()) return copy_of(*writer.failure());
+    if (!writer_->in_transaction()) return make_error(Errc::internal, "the transaction ended by itself");
     return {};
 }
 
@@ -251,10 +254,19 @@ Result<void> SqliteStorage::commit() {
             roll_back();
             return translate(failure.code);
         }
-        Error cause = translate(failure.code);
         close_all();
         (void)ensure_open();  // if it fails, the next call tries again
-        return Error{Errc::outcome_unknown, "the commit may have happened: " + cause.message, cause.detail};
+        Error unknown = make_error(Errc::outcome_unknown, "the commit may have happened");
+        attempt([&] {
+            Error cause = translate(failure.code);
+            unknown.message += ": " + cause.message;
+            unknown.detail = std::move(cause.detail);
+        });
+        return unknown;
+    } catch (const std::bad_alloc&) {
+        // There was no memory for the statement, so it did not run.
+        roll_back();
+        return out_of_memory();
     }
 }
 
@@ -318,15 +330,17 @@ void SqliteStorage::idle() {
 namespace kv {
 
 Result<std::unique_ptr<Storage>> open_sqlite_storage(const SqliteOptions& options, Clock& clock) {
-    KV_CHECK(sqlite::check_library());
-    if (options.read_only) {
-        KV_TRY(sqlite::File found, sqlite::File::find(options.path));
-        return sqlite::open_read_only(std::move(found), options.vfs, options.readers, clock);
-    }
-    KV_TRY(sqlite::File file, sqlite::File::open(options.path));
-    auto storage = std::make_unique<sqlite::SqliteStorage>(std::move(file), options, clock);
-    KV_CHECK(storage->open());
-    return std::unique_ptr<Storage>(std::move(storage));
+    return contain([&]() -> Result<std::unique_ptr<Storage>> {
+        KV_CHECK(sqlite::check_library());
+        if (options.read_only) {
+            KV_TRY(sqlite::File found, sqlite::File::find(options.path));
+            return sqlite::open_read_only(std::move(found), options.vfs, options.readers, clock);
+        }
+        KV_TRY(sqlite::File file, sqlite::File::open(options.path));
+        auto storage = std::make_unique<sqlite::SqliteStorage>(std::move(file), options, clock);
+        KV_CHECK(storage->open());
+        return std::unique_ptr<Storage>(std::move(storage));
+    });
 }
 
 }  // namespace kv

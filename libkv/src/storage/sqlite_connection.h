@@ -25,10 +25,10 @@ struct Failure {
 
 // The one place where what SQLite says becomes what we say. Neither text of the error is SQLite's message: it may
 // quote what was bound.
-Error translate(int code);
+Error translate(int code) noexcept;
 // Whether the SQLite library we run with can do what we ask of it.
 Result<void> check_library();
-Error translate_current_exception();
+Error translate_current_exception() noexcept;
 bool is_disk_full(int code);
 bool is_taken_name(int code);  // a unique index refused the row
 
@@ -43,7 +43,7 @@ struct ResultOf<Result<T>> {
 
 // Runs f and turns what it throws into an error.
 template <class F>
-auto guard(F&& f) -> typename ResultOf<decltype(f())>::type {
+auto guard(F&& f) noexcept -> typename ResultOf<decltype(f())>::type {
     try {
         if constexpr (std::is_void_v<decltype(f())>) {
             f();

@@ -38,11 +38,11 @@ bool Readers::has_open() {
     return open_ > 0;
 }
 
-void Readers::give_back(std::unique_ptr<Connection> connection) {
+void Readers::give_back(std::unique_ptr<Connection> connection) noexcept {
     if (connection && !connection->is_idle()) connection.reset();
     std::lock_guard lock(mutex_);
     if (connection) {
-        free_.push_back(std::move(connection));
+        free_.push_back(std::move(connection));  // cannot throw: it has room for as many as there may be
     } else {
         --open_;
     }
