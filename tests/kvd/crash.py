@@ -3,8 +3,7 @@ it. Started again it has every acknowledged change whole, and the one that was u
 
 The calls are those that io_fault.c sees; what strace sees is held against them, and kills once more on its own account.
 
-Broken on purpose, and found: the changes of a group applied in two transactions; no rollback journal while the file becomes
-a WAL one (`pragma journal_mode = off` before it).
+Broken on purpose, and found: audit rows in a transaction of their own; a rollback journal in memory instead of the WAL.
 """
 
 import concurrent.futures

@@ -2,7 +2,7 @@
 is told clearly: done, refused and nothing changed, or not known. Nothing acknowledged is lost, and when the fault is gone
 service comes back by itself.
 
-Broken on purpose, and found: XXX.
+Broken on purpose, and found: a COMMIT that failed is told as refused without a look, or as done.
 """
 
 import concurrent.futures
