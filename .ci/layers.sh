@@ -47,7 +47,7 @@ allow "libkv/src/(operation\.|plan|authorize|overlay)[^/]*" \
     'the rules are pure: no queue, no keys, no store'
 allow 'libkv/src/crypto/.*' "$std|$posix|<openssl/.*>|<sodium/.*>|$public|\"crypto/[a-z_]+\.h\"|\"(bytes|text)\.h\"" \
     'src/crypto knows its libraries and the public headers'
-allow 'libkv/src/storage/.*' "$std|$posix|<soci/.*>|$public|\"storage/[a-z_0-9]+\.h\"|\"bytes\.h\"" \
+allow 'libkv/src/storage/.*' "$std|$posix|<soci/.*>|$public|\"storage/[a-z_0-9]+\.h\"|\"(bytes|out_of_memory)\.h\"" \
     'a backend keeps rows and knows no rule'
 allow 'libkv/src/json/.*' "$std|<rapidjson/.*>|\"kv/(result|secret)\.h\"|\"(json/json|text)\.h\"" \
     'src/json stands alone, for kvd uses it too'

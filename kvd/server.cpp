@@ -84,7 +84,11 @@ public:
         acceptor_.async_accept(worker.context(), [this, &worker](error_code error, Session::Socket socket) {
             if (error == net::error::operation_aborted) return;
             if (error) return on_failure(error);
-            on_connection(worker, std::move(socket));
+            try {
+                on_connection(worker, std::move(socket));
+            } catch (const std::exception&) {
+                // There is no memory for this one, which is closed; others are heard.
+            }
             start();
         });
     }

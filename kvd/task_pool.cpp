@@ -1,5 +1,6 @@
 #include "kvd/task_pool.h"
 
+#include <exception>
 #include <utility>
 
 namespace kvd {
@@ -40,7 +41,11 @@ void TaskPool::run() {
             task = std::move(waiting_.front());
             waiting_.pop_front();
         }
-        task();
+        try {
+            task();
+        } catch (const std::exception&) {
+            // Who waits for it was told, or there is no memory to tell: the others go on.
+        }
     }
 }
 

@@ -2,9 +2,11 @@
 
 #include <algorithm>
 #include <bit>
+#include <iterator>
 #include <utility>
 
 #include "crypto/random.h"
+#include "out_of_memory.h"
 
 namespace kv {
 namespace {
@@ -40,6 +42,7 @@ void count_group_size(GroupSizes& sizes, std::size_t operations) {
 
 CommitQueue::CommitQueue(Storage& storage, const Vault& vault, Settings settings)
     : storage_(storage), vault_(vault), settings_(std::move(settings)) {
+    group_.reserve(settings_.group_items_max);
     start_stream();
     thread_ = std::thread([this] { run(); });
 }
@@ -58,6 +61,16 @@ void CommitQueue::submit(std::unique_ptr<GroupItem> item, bool wakes) {
     if (wake_lane) lane_.notify_one();
 }
 
+void CommitQueue::submit(std::vector<std::unique_ptr<GroupItem>> items, bool wakes) {
+    bool wake_lane = false;
+    {
+        std::lock_guard lock(mutex_);
+        std::move(items.begin(), items.end(), std::back_inserter(queue_));
+        wake_lane = wakes && !is_led_;
+    }
+    if (wake_lane) lane_.notify_one();
+}
+
 void CommitQueue::run() {
     std::unique_lock lock(mutex_);
     const auto has_work = [&] { return !is_led_ && (!queue_.empty() || is_stopping_); };
@@ -68,7 +81,7 @@ void CommitQueue::run() {
             idle_after_ = groups_before;
             is_led_ = true;  // a write and a tidying never meet
             lock.unlock();
-            storage_.idle();
+            attempt([&] { storage_.idle(); });
             lock.lock();
             is_led_ = false;
             if (waiting_ > 0) waiters_.notify_all();
@@ -98,35 +111,33 @@ void CommitQueue::wake_waiters() {
     if (waiting_ > 0) waiters_.notify_all();
 }
 
-// One group, as its leader; enters and leaves with the lock held.
+// One group, as its leader; enters and leaves with the lock held. Nothing in it throws, or nobody would lead again.
 void CommitQueue::lead(std::unique_lock<std::mutex>& lock) {
     is_led_ = true;
-    Group group = take_group();
+    take_group();
     lock.unlock();
-    commit(group);
-    group.clear();
+    commit(group_);
+    group_.clear();
     lock.lock();
     is_led_ = false;
     if (waiting_ > 0) waiters_.notify_all();
     if (is_stopping_ && queue_.empty()) lane_.notify_one();
 }
 
-CommitQueue::Group CommitQueue::take_group() {
-    Group group;
+void CommitQueue::take_group() {
     std::size_t operations = 0;
     std::size_t bytes = 0;
-    while (!queue_.empty()) {
+    while (!queue_.empty() && group_.size() < group_.capacity()) {
         const GroupItem& next = *queue_.front();
         const bool fits = operations + next.operations <= settings_.group_items_max &&
                           bytes + next.bytes <= settings_.group_bytes_max;
-        if (!group.empty() && (!fits || next.is_alone || next.must_be_first)) break;
+        if (!group_.empty() && (!fits || next.is_alone || next.must_be_first)) break;
         operations += next.operations;
         bytes += next.bytes;
-        group.push_back(std::move(queue_.front()));
+        group_.push_back(std::move(queue_.front()));
         queue_.pop_front();
-        if (group.back()->is_alone) break;
+        if (group_.back()->is_alone) break;
     }
-    return group;
 }
 
 void CommitQueue::stop() {
@@ -142,9 +153,9 @@ void CommitQueue::stop() {
 
 // ---- one group ----
 
-void CommitQueue::commit(std::span<std::unique_ptr<GroupItem>> items) {
+void CommitQueue::commit(std::span<std::unique_ptr<GroupItem>> items) noexcept {
     Result<void> committed = write(items);
-    if (committed == Errc::storage_full) committed = write_without_room(items);
+    if (committed == Errc::storage_full) committed = contain([&] { return write_without_room(items); });
     if (!committed && is_worth_halving(committed.error())) {
         if (items.size() > 1) {
             {
@@ -169,7 +180,7 @@ Result<void> CommitQueue::write_without_room(std::span<std::unique_ptr<GroupItem
     Result<void> committed = write(items);
     if (committed != Errc::storage_full) return committed;
     for (auto& item : items) {
-        if (std::exchange(item->gives_way, false)) item->reject(committed.error());
+        if (std::exchange(item->gives_way, false)) item->reject(copy_of(committed.error()));
     }
     return write(items);
 }
@@ -178,17 +189,17 @@ Result<void> CommitQueue::write(std::span<std::unique_ptr<GroupItem>> items) {
     Result<void> committed = write_once(items);
     if (committed == Errc::invalid_state) {
         // Somebody else moved our stream's head, by restoring the database perhaps: go on in a stream of our own.
-        if (settings_.log) settings_.log(LogLevel::error, "audit: the head of our stream is not where we left it; starting a new stream");
-        start_stream();
+        log(LogLevel::error, "audit: the head of our stream is not where we left it; starting a new stream");
+        KV_CHECK(contain([&]() -> Result<void> { return start_stream(), Result<void>{}; }));
         committed = write_once(items);
-        if (committed == Errc::invalid_state) return Error{Errc::unavailable, "The audit stream cannot be written."};
+        if (committed == Errc::invalid_state) return make_error(Errc::unavailable, "The audit stream cannot be written.");
     }
     return committed;
 }
 
 Result<void> CommitQueue::write_once(std::span<std::unique_ptr<GroupItem>> items) {
     const auto began = std::chrono::steady_clock::now();
-    Result<void> committed = storage_.write([&](StorageWriter& storage) { return plan_group(storage, items); });
+    Result<void> committed = write_to_storage(items);
     if (committed == Errc::outcome_unknown) committed = resolve_unknown();
     if (committed && last_rows_ > 0) {
         is_stream_open_ = true;
@@ -201,6 +212,17 @@ Result<void> CommitQueue::write_once(std::span<std::unique_ptr<GroupItem>> items
     return committed;
 }
 
+// What our own code throws ends the transaction. What the storage throws leaves open whether it was committed.
+Result<void> CommitQueue::write_to_storage(std::span<std::unique_ptr<GroupItem>> items) noexcept {
+    is_applied_ = false;
+    last_rows_ = 0;
+    try {
+        return storage_.write([&](StorageWriter& storage) { return contain([&] { return plan_group(storage, items); }); });
+    } catch (...) {
+        return is_applied_ ? make_error(Errc::outcome_unknown, "The storage ended a write by an exception.") : out_of_memory();
+    }
+}
+
 // The rows of the last change are committed.
 void CommitQueue::advance(const AuditHead& head) {
     {
@@ -208,7 +230,7 @@ void CommitQueue::advance(const AuditHead& head) {
         chain_->advance(head);
         stats_.audit_rows += last_rows_;
     }
-    if (settings_.audit_copy && !last_records_.empty()) settings_.audit_copy(last_records_);
+    if (settings_.audit_copy && !last_records_.empty()) attempt([&] { settings_.audit_copy(last_records_); });
 }
 
 Result<void> CommitQueue::plan_group(StorageWriter& storage, std::span<std::unique_ptr<GroupItem>> items) {
@@ -271,6 +293,7 @@ Result<void> CommitQueue::apply(StorageWriter& storage) {
         last_rows_ = changes.audit.size();
     }
     if (changes.empty()) return {};
+    is_applied_ = true;
     return storage.apply(changes);
 }
 
@@ -289,13 +312,17 @@ void CommitQueue::count_group(std::size_t operations, std::chrono::steady_clock:
     count_latency(stats_.latency, took);
 }
 
-void CommitQueue::note_outcome(const Result<void>& committed) {
+void CommitQueue::note_outcome(const Result<void>& committed) noexcept {
     const bool is_outage = !committed && !is_worth_halving(committed.error());
     std::lock_guard lock(mutex_);
     if (is_outage && last_failure_ && settings_.log) {
-        settings_.log(LogLevel::error, "storage: a group could not be committed: " + committed.error().message);
+        attempt([&] { settings_.log(LogLevel::error, "storage: a group could not be committed: " + committed.error().message); });
     }
-    last_failure_ = is_outage ? committed : Result<void>{};
+    last_failure_ = is_outage ? Result<void>(copy_of(committed.error())) : Result<void>{};
+}
+
+void CommitQueue::log(LogLevel level, const char* message) const noexcept {
+    if (settings_.log) attempt([&] { settings_.log(level, message); });
 }
 
 Result<void> CommitQueue::last_failure() const {
@@ -308,11 +335,14 @@ Result<void> CommitQueue::last_failure() const {
 void CommitQueue::start_stream() {
     const auto now = std::chrono::time_point_cast<std::chrono::microseconds>(std::chrono::system_clock::now());
     const StreamId stream = crypto::make_uuid(now);
-    crypto::Key key = vault_.keys().audit_stream_key(stream);
+    const struct WipedKey {
+        crypto::Key key;
+        ~WipedKey() { secure_wipe(const_cast<std::uint8_t*>(key.data()), key.size()); }
+    } wiped{vault_.keys().audit_stream_key(stream)};
+    auto chain = std::make_unique<AuditChain>(stream, wiped.key);
     std::lock_guard lock(mutex_);
-    chain_ = std::make_unique<AuditChain>(stream, key);
+    chain_ = std::move(chain);
     is_stream_open_ = false;
-    secure_wipe(key.data(), key.size());
 }
 
 // The first rows of a stream name the heads that no stream named yet, so that those cannot be cut or removed later. A
@@ -331,34 +361,43 @@ Result<void> CommitQueue::open_stream(StorageReader& storage, Time now) {
     return {};
 }
 
-// The stream's head is the witness of a commit whose outcome nobody told us.
-Result<void> CommitQueue::resolve_unknown() {
+Result<void> CommitQueue::resolve_unknown() noexcept {
     {
         std::lock_guard lock(mutex_);
         ++stats_.unknown;
     }
+    switch (ask_witness()) {
+        case Witness::committed: return {};
+        case Witness::not_committed:
+            return make_error(Errc::unavailable, "The storage failed while committing; nothing was changed.");
+        case Witness::silent: break;
+    }
+    // Where there is no memory for it the old stream goes on, and its head tells the next group whether it may.
+    if (last_rows_ > 0) attempt([&] { start_stream(); });
+    return make_error(Errc::outcome_unknown, "The storage failed while committing: whether the change happened is not known.");
+}
+
+// The stream's head is the witness of a commit whose outcome nobody told us.
+CommitQueue::Witness CommitQueue::ask_witness() noexcept {
     const StreamId stream = last_change_.after.stream;
     const auto deadline = std::chrono::steady_clock::now() + settings_.unknown_patience;
     while (last_rows_ > 0 && std::chrono::steady_clock::now() < deadline) {
-        auto heads = storage_.get_audit_heads(std::span(&stream, 1));
+        const auto heads = contain([&] { return storage_.get_audit_heads(std::span(&stream, 1)); });
         if (heads) {
             const AuditHead found = heads->empty() ? AuditHead{stream, 0, {}, HeadState::open} : heads->front();
-            if (found.sequence == last_change_.after.sequence && found.mac == last_change_.after.mac) return {};
-            if (found.sequence == last_change_.before.sequence) {
-                return Error{Errc::unavailable, "The storage failed while committing; nothing was changed."};
-            }
+            if (found.sequence == last_change_.after.sequence && found.mac == last_change_.after.mac) return Witness::committed;
+            if (found.sequence == last_change_.before.sequence) return Witness::not_committed;
             break;
         }
         std::unique_lock lock(mutex_);
         waiters_.wait_for(lock, unknown_retry);
     }
-    if (last_rows_ > 0) start_stream();
-    return Error{Errc::outcome_unknown, "The storage failed while committing: whether the change happened is not known."};
+    return Witness::silent;
 }
 
 void CommitQueue::close_stream() {
     if (!is_stream_open_) return;
-    const auto closed = storage_.write([&](StorageWriter& storage) -> Result<void> {
+    const auto close = [&](StorageWriter& storage) -> Result<void> {
         KV_TRY(const Time now, settings_.time.now(storage));
         std::vector<AuditRecord> records;
         records.push_back(make_record(system_actor(), {AuditAction::write, audit_close, {}}, now, nullptr));
@@ -371,11 +410,11 @@ void CommitQueue::close_stream() {
         changes.heads.push_back(link.head);
         last_change_ = link.head;
         return storage.apply(changes);
-    });
-    if (closed) {
+    };
+    if (contain([&] { return storage_.write(close); })) {
         advance(last_change_.after);
-    } else if (settings_.log) {
-        settings_.log(LogLevel::warning, "audit: the stream could not be closed");
+    } else {
+        log(LogLevel::warning, "audit: the stream could not be closed");
     }
     is_stream_open_ = false;
 }

@@ -86,6 +86,7 @@ public:
 
     // `wakes` false: the caller will lead_until() at once.
     void submit(std::unique_ptr<GroupItem> item, bool wakes = true);
+    void submit(std::vector<std::unique_ptr<GroupItem>> items, bool wakes = true);
     // Waits until `done`, leading groups meanwhile if nobody else does. Whoever sets `done` calls wake_waiters() after.
     void lead_until(const std::atomic<bool>& done);
     void wake_waiters();
@@ -105,7 +106,7 @@ public:
         std::uint64_t unknown = 0;
         std::uint64_t audit_rows = 0;
         std::uint64_t queued = 0;
-        Latencies latency;
+        Latencies latency{};
     };
     Stats stats() const;
 
@@ -113,21 +114,25 @@ private:
     using Group = std::vector<std::unique_ptr<GroupItem>>;
 
     void run();
-    Group take_group();
+    void take_group();
     void lead(std::unique_lock<std::mutex>& lock);
-    void commit(std::span<std::unique_ptr<GroupItem>> items);
+    void commit(std::span<std::unique_ptr<GroupItem>> items) noexcept;
     Result<void> write(std::span<std::unique_ptr<GroupItem>> items);
     Result<void> write_without_room(std::span<std::unique_ptr<GroupItem>> items);
     Result<void> write_once(std::span<std::unique_ptr<GroupItem>> items);
+    Result<void> write_to_storage(std::span<std::unique_ptr<GroupItem>> items) noexcept;
     Result<void> plan_group(StorageWriter& storage, std::span<std::unique_ptr<GroupItem>> items);
     Result<void> load(StorageWriter& storage, std::span<std::unique_ptr<GroupItem>> items);
     Result<void> look_up(StorageReader& storage, const std::vector<NamespaceRef>& names);
     Result<void> apply(StorageWriter& storage);
     Result<void> open_stream(StorageReader& storage, Time now);
-    Result<void> resolve_unknown();
+    Result<void> resolve_unknown() noexcept;
+    enum class Witness { committed, not_committed, silent };
+    Witness ask_witness() noexcept;
     void start_stream();
     void close_stream();
-    void note_outcome(const Result<void>& committed);
+    void log(LogLevel level, const char* message) const noexcept;
+    void note_outcome(const Result<void>& committed) noexcept;
     void advance(const AuditHead& head);
     void keep_for_copy(const std::vector<AuditRow>& rows);
     void count_group(std::size_t operations, std::chrono::steady_clock::duration took);
@@ -148,6 +153,8 @@ private:
     std::uint64_t idle_after_ = 0;  // groups there were when the storage was last told to tidy up
 
     // Only the leader touches these, and changes head_ under the mutex.
+    Group group_;  // has room for every item that a group may have
+    bool is_applied_ = false;  // by the write that goes on: from here on it may be committed
     Overlay overlay_;
     std::vector<AuditRecord> audit_;
     std::vector<HeadChange> witnessed_;  // by the first rows of our stream

@@ -10,8 +10,9 @@ namespace kv {
 // A row that stands for several keys names none.
 void Denials::Window::add(const AuditRecord& record, std::uint64_t rows) {
     const bool is_same_key = count == 0 || last.key_path == record.key_path;
-    last = record;
-    if (!is_same_key) last.key_path.clear();
+    AuditRecord copy = record;  // whole, or the window stays as it is
+    if (!is_same_key) copy.key_path.clear();
+    last = std::move(copy);
     count += rows;
 }
 

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "out_of_memory.h"
+
 namespace kv {
 namespace {
 
@@ -51,9 +53,9 @@ void Maintenance::run() {
         lock.unlock();
         purge_waiting();
         const bool is_asked = settings_.interval.count() > 0;
-        auto worked = is_asked ? run_round() : Result<bool>(false);
+        auto worked = is_asked ? contain([&] { return run_round(); }) : Result<bool>(false);
         if (!worked && settings_.log) {
-            settings_.log(LogLevel::warning, "maintenance: a round failed: " + worked.error().message);
+            attempt([&] { settings_.log(LogLevel::warning, "maintenance: a round failed: " + worked.error().message); });
         }
         lock.lock();
         if (worked && *worked) is_hurried_ = true;
@@ -70,12 +72,13 @@ Result<void> Maintenance::record(AuditRecord record, std::vector<MetaRow> meta) 
 }
 
 void Maintenance::flush() {
-    if (auto written = write_denials(denials_.take_all()); !written && settings_.log) {
-        settings_.log(LogLevel::warning, "audit: folded denials could not be written: " + written.error().message);
+    auto written = contain([&] { return write_denials(denials_.take_all()); });
+    if (!written && settings_.log) {
+        attempt([&] { settings_.log(LogLevel::warning, "audit: folded denials could not be written: " + written.error().message); });
     }
 }
 
-void Maintenance::rekey() {
+void Maintenance::rekey() noexcept {
     rekeying_.ask();
     hurry();
 }
@@ -273,11 +276,12 @@ Result<std::size_t> Maintenance::forget_tombstones(Time now) {
 
 // ---- purging namespaces ----
 
-void Maintenance::purge(NamespaceId ns, Ticket ticket) {
-    {
+// Without memory for its turn the ticket is given up, and the namespace purged once it is found to be due.
+void Maintenance::purge(NamespaceId ns, Ticket ticket) noexcept {
+    attempt([&] {
         std::lock_guard lock(mutex_);
         purges_.emplace_back(ns, std::move(ticket));
-    }
+    });
     wake_.notify_one();
 }
 
@@ -290,7 +294,7 @@ void Maintenance::purge_waiting() {
         lock.unlock();
         std::lock_guard round(round_);
         Result<std::size_t> batch = std::size_t{1};
-        while (batch && *batch > 0) batch = purge_batch(ns);
+        while (batch && *batch > 0) batch = contain([&] { return purge_batch(ns); });
         ticket.answer(batch ? Result<Reply>(Reply(Done{})) : Result<Reply>(std::move(batch).error()));
     }
 }

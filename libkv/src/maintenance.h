@@ -44,13 +44,13 @@ public:
     // One batch of everything that is due, waiting; false if nothing was.
     Result<bool> run_round();
     // Purges a namespace that is marked as deleted, then answers.
-    void purge(NamespaceId ns, Ticket ticket);
+    void purge(NamespaceId ns, Ticket ticket) noexcept;
     // Writes the denials that are folded still. After stop(), before the commit queue stops.
     void flush();
     // Writes one audit row, with meta rows that become true with it, and waits for it.
     Result<void> record(AuditRecord record, std::vector<MetaRow> meta = {});
     // A data key was replaced, or a namespace made secret.
-    void rekey();
+    void rekey() noexcept;
     Result<std::uint64_t> forget_master_key(const std::string& key_id);
     // Something became due: do not wait for the interval.
     void hurry();

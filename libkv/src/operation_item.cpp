@@ -114,7 +114,7 @@ void OperationItem::record(GroupContext& context, std::vector<AuditRecord> rows)
 
 void OperationItem::finish(const Result<void>& committed) noexcept {
     if (!committed) {
-        ticket_.answer(committed.error());
+        ticket_.answer(copy_of(committed.error()));
     } else if (then && reply_ && found_) {
         then(std::move(ticket_), std::move(reply_), *found_);
     } else {

@@ -15,7 +15,7 @@ public:
     // Borrows `denials`.
     OperationItem(Operation operation, Ticket ticket, Denials& denials);
 
-    // Instead of answering at once when it succeeded: the duty to answer goes on.
+    // Instead of answering at once when it succeeded: the duty to answer goes on. Must not throw.
     std::function<void(Ticket, Result<Reply>, NamespaceId)> then;
 
     void add_needs(Needs& needs) const override;

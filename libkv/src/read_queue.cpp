@@ -1,6 +1,7 @@
 #include "read_queue.h"
 
 #include <algorithm>
+#include <iterator>
 
 namespace kv {
 namespace {
@@ -39,7 +40,8 @@ public:
             if (committed && !is_rejected_) {
                 item->ticket.answer(std::move(item->reply));
             } else {
-                item->ticket.answer(Error{Errc::audit_unavailable, "The read could not be recorded, so its result is not given out."});
+                item->ticket.answer(
+                    make_error(Errc::audit_unavailable, "The read could not be recorded, so its result is not given out."));
             }
         }
     }
@@ -59,37 +61,54 @@ ReadQueue::ReadQueue(const Reader& reader, CommitQueue& commits, Denials& denial
       in_flight_(in_flight),
       bytes_in_flight_max_(settings.bytes_in_flight_max),
       readers_(std::max<std::size_t>(settings.readers, 1)) {
-    for (std::size_t i = 0; i < scan_threads; ++i) threads_.emplace_back([this] { work(); });
+    threads_.reserve(scan_threads);
+    try {
+        for (std::size_t i = 0; i < scan_threads; ++i) threads_.emplace_back([this] { work(); });
+    } catch (...) {
+        stop();
+        throw;
+    }
 }
 
 ReadQueue::~ReadQueue() { stop(); }
 
-void ReadQueue::submit(std::unique_ptr<ReadItem> item, bool caller_waits) {
-    const bool is_point = Reader::is_point_read(item->operation.request);
-    Batch batch;
-    {
-        std::lock_guard lock(mutex_);
-        if (!is_point && !caller_waits) {
-            scans_.push_back(std::move(item));
-        } else if (is_point && leaders_ >= readers_) {
-            waiting_.push_back(std::move(item));
-            return;
-        } else {
-            ++leaders_;
-            batch.push_back(std::move(item));
-        }
+void ReadQueue::submit(Batch batch, bool caller_waits) {
+    try {
+        if (share_out(batch, caller_waits) > 0) work_.notify_all();
+    } catch (...) {
+        work_.notify_all();  // for what was shared out before the memory ended
+        throw;
     }
-    if (batch.empty()) {
-        work_.notify_one();
-    } else {
-        lead(std::move(batch), caller_waits);
-    }
+    if (!batch.empty()) lead(std::move(batch), caller_waits);
 }
 
-// Carries out a batch, and what gathered meanwhile.
-void ReadQueue::lead(Batch batch, bool caller_waits) {
-    for (std::size_t round = 0; !batch.empty(); ++round) {
-        run_batch(std::move(batch), caller_waits);
+// Leaves in the batch what the caller reads itself. How much went to the threads of the queue.
+std::size_t ReadQueue::share_out(Batch& batch, bool caller_waits) {
+    std::lock_guard lock(mutex_);
+    const bool is_point = Reader::is_point_read(batch.front()->operation.request);  // a caller that waits has but one
+    if (!caller_waits) put_scans_aside(batch);
+    std::size_t kept = std::min(batch.size(), batch_max);
+    if ((is_point || !caller_waits) && leaders_ >= readers_) kept = 0;
+    const auto rest = batch.begin() + static_cast<std::ptrdiff_t>(kept);
+    std::move(rest, batch.end(), std::back_inserter(waiting_));  // whoever leads takes them next
+    batch.erase(rest, batch.end());
+    if (!batch.empty()) ++leaders_;
+    return scans_.size();
+}
+
+// With the lock held.
+void ReadQueue::put_scans_aside(Batch& batch) {
+    const auto first = std::stable_partition(batch.begin(), batch.end(), [](const std::unique_ptr<ReadItem>& item) {
+        return Reader::is_point_read(item->operation.request);
+    });
+    std::move(first, batch.end(), std::back_inserter(scans_));
+    batch.erase(first, batch.end());
+}
+
+// Carries out a batch, and what gathered meanwhile. Where a batch ends for want of memory its tickets say so.
+void ReadQueue::lead(Batch batch, bool caller_waits) noexcept {
+    for (std::size_t round = 0;; ++round) {
+        if (!batch.empty()) attempt([&] { run_batch(std::move(batch), caller_waits); });
         batch.clear();
         std::unique_lock lock(mutex_);
         if (waiting_.empty() || round >= rounds_led_max || !next_batch(batch)) {
@@ -97,32 +116,39 @@ void ReadQueue::lead(Batch batch, bool caller_waits) {
             const bool has_left = !waiting_.empty();
             lock.unlock();
             if (has_left) work_.notify_one();
+            return;
         }
     }
 }
 
-// With the lock held.
-bool ReadQueue::next_batch(Batch& batch) {
-    while (!waiting_.empty() && batch.size() < batch_max) {
+// With the lock held. False if there is nothing, or no memory to take it with.
+bool ReadQueue::next_batch(Batch& batch) noexcept {
+    attempt([&] { batch.reserve(std::min(waiting_.size(), batch_max)); });
+    while (!waiting_.empty() && batch.size() < batch.capacity()) {
         batch.push_back(std::move(waiting_.front()));
         waiting_.pop_front();
     }
     return !batch.empty();
 }
 
-void ReadQueue::work() {
+void ReadQueue::work() noexcept {
     std::unique_lock lock(mutex_);
     while (true) {
         work_.wait(lock, [&] { return is_stopping_ || !scans_.empty() || !waiting_.empty(); });
+        if (scans_.empty() && waiting_.empty()) return;  // stopping, and nothing is left
         Batch batch;
+        std::unique_ptr<ReadItem> scan;
         if (!scans_.empty()) {
-            batch.push_back(std::move(scans_.front()));
+            scan = std::move(scans_.front());
             scans_.pop_front();
         } else if (!next_batch(batch)) {
-            return;  // stopping, and nothing is left
+            scan = std::move(waiting_.front());  // by itself, then
+            waiting_.pop_front();
         }
         ++leaders_;
         lock.unlock();
+        if (scan) attempt([&] { batch.push_back(std::move(scan)); });
+        scan.reset();
         lead(std::move(batch), false);
         lock.lock();
     }
@@ -142,12 +168,6 @@ void ReadQueue::run_batch(Batch batch, bool caller_waits) {
         stats_.reads += size;
         count_group_size(stats_.group_sizes, size);
     }
-    record(std::move(batch), caller_waits);
-}
-
-void ReadQueue::release(std::unique_ptr<ReadItem> item, bool caller_waits) {
-    Batch batch;
-    batch.push_back(std::move(item));
     record(std::move(batch), caller_waits);
 }
 

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <vector>
 
+#include "out_of_memory.h"
+
 namespace kv {
 namespace {
 
@@ -82,7 +84,7 @@ Rekeying::Stats Rekeying::stats() const noexcept { return {seals_max_, namespace
 
 Result<std::size_t> Rekeying::run(Time now) {
     if (is_asked_.exchange(false) || is_due(looked_at_, look_interval, now)) {
-        auto looked = look(now);
+        auto looked = contain([&] { return look(now); });
         if (!looked) {
             is_asked_ = true;
             return std::move(looked).error();

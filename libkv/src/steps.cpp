@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "out_of_memory.h"
+
 namespace kv {
 namespace {
 
@@ -17,7 +19,13 @@ public:
     }
     Result<void> plan(GroupContext& context) override { return rejection_ ? Result<void>{} : step_(context); }
     void reject(Error error) override { rejection_ = std::move(error); }
-    void finish(const Result<void>& committed) noexcept override { done_(rejection_ ? Result<void>(*rejection_) : committed); }
+    void finish(const Result<void>& committed) noexcept override {
+        if (rejection_) {
+            done_(std::move(*rejection_));
+        } else {
+            done_(committed ? Result<void>{} : Result<void>(copy_of(committed.error())));
+        }
+    }
 
 private:
     Needs needs_;

@@ -127,7 +127,7 @@ public:
           maintenance_(*storage_, vault_, commits_, denials_fold_, disk_, maintenance_settings()) {}
     ~Impl() { stop(); }
 
-    void start(Actor actor, Request request, Completion done, bool waits);
+    void start(std::span<Submission> batch, bool waits) noexcept;
     Result<Reply> wait(const Actor& actor, Request request);
     StoreStats stats() const;
     Result<void> ready();
@@ -151,9 +151,6 @@ public:
     ForkMark fork_mark_;
     InFlight in_flight_;
     std::atomic<bool> is_stopping_{false};
-    std::atomic<std::uint64_t> denials_{0};
-    std::atomic<std::uint64_t> integrity_failures_{0};
-    std::atomic<std::uint64_t> overloaded_{0};
     Denials denials_fold_;
     DiskGuard disk_;
     CommitQueue commits_;
@@ -169,9 +166,16 @@ private:
     Result<void> find_room(const Request& request) const;
     Result<void> accept() const;
     Result<void> may_wait() const;
-    void start_write(Operation operation, Ticket ticket, bool waits);
-    void refuse(Operation operation, Ticket ticket, Error error, bool waits);
-    Completion counting(Completion done);
+    // What a batch comes to: each kind goes to its queue at once.
+    struct Intake {
+        std::vector<std::unique_ptr<ReadItem>> reads;
+        std::vector<std::unique_ptr<ReadItem>> refused;  // to be recorded and answered, no more
+        std::vector<std::unique_ptr<GroupItem>> writes;
+    };
+    void take_in(Submission& submission, Intake& intake) noexcept;
+    void begin(Operation operation, Ticket ticket, Intake& intake);
+    void begin_write(Operation operation, Ticket ticket, Intake& intake);
+    void refuse(Operation operation, Ticket ticket, Error error, Intake& intake);
     bool is_stopped_ = false;
     std::mutex stop_mutex_;
 };
@@ -221,72 +225,74 @@ Result<void> Store::Impl::accept() const {
     return {};
 }
 
-// Counts what an operator watches, on the way out.
-Completion Store::Impl::counting(Completion done) {
-    return [this, done = std::move(done)](Result<Reply> reply) {
-        if (!reply) {
-            if (reply.error().code == Errc::permission_denied) denials_.fetch_add(1, std::memory_order_relaxed);
-            if (reply.error().code == Errc::integrity) integrity_failures_.fetch_add(1, std::memory_order_relaxed);
-            if (reply.error().code == Errc::overloaded) overloaded_.fetch_add(1, std::memory_order_relaxed);
-        }
-        done(std::move(reply));
-    };
+// `waits`: the caller, who will lead what nobody leads yet. What a queue cannot take for want of memory says so itself.
+void Store::Impl::start(std::span<Submission> batch, bool waits) noexcept {
+    Intake intake;
+    for (Submission& submission : batch) take_in(submission, intake);
+    if (!intake.writes.empty()) attempt([&] { commits_.submit(std::move(intake.writes), !waits); });
+    if (!intake.refused.empty()) attempt([&] { reads_.release(std::move(intake.refused), waits); });
+    if (!intake.reads.empty()) attempt([&] { reads_.submit(std::move(intake.reads), waits); });
 }
 
-void Store::Impl::start(Actor actor, Request request, Completion done, bool waits) {
+void Store::Impl::take_in(Submission& submission, Intake& intake) noexcept {
     // Not counted, or stop() would wait for callers that do not tire of asking.
-    if (auto open = is_open(); !open) {
+    if (auto open = contain([&] { return is_open(); }); !open) {
         InFlight none;
-        Ticket(std::move(done), 0, none).answer(std::move(open).error());
+        Ticket(std::move(submission.done), 0, none).answer(std::move(open).error());
         return;
     }
-    Ticket ticket(counting(std::move(done)), request_bytes(request), in_flight_);
-    if (auto accepted = accept(); !accepted) {
-        ticket.answer(std::move(accepted).error());
-        return;
-    }
-    Operation operation;
-    operation.actor = std::move(actor);
-    operation.request = std::move(request);
+    Ticket ticket(std::move(submission.done), request_bytes(submission.request), in_flight_);
+    auto accepted = contain([&]() -> Result<void> {
+        KV_CHECK(accept());
+        Operation operation;
+        operation.actor = std::move(submission.actor);
+        operation.request = std::move(submission.request);
+        begin(std::move(operation), std::move(ticket), intake);
+        return {};
+    });
+    if (!accepted) ticket.answer(std::move(accepted).error());  // unless whoever had it by then did
+}
+
+void Store::Impl::begin(Operation operation, Ticket ticket, Intake& intake) {
     if (operation.actor.request_id.empty()) operation.actor.request_id = crypto::make_uuid(Time{}).to_string();
     // A refusal is recorded whatever was asked for; what is no key path at all is left out of the record.
     if (auto* refusal = std::get_if<RecordRefusal>(&operation.request)) {
         if (!check_prefix(refusal->key_path)) refusal->key_path.clear();
-        if (is_denial(operation.actor, Error{refusal->reason, {}}, nullptr)) denials_.fetch_add(1, std::memory_order_relaxed);
+        if (is_denial(operation.actor, Error{refusal->reason, {}}, nullptr)) in_flight_.denials.fetch_add(1, std::memory_order_relaxed);
     }
 
     if (auto valid = validate(operation.actor, operation.request, options_.limits); !valid) {
         // What is wrong with the items of a bulk write is told only to those who may write them.
         const bool is_bulk = std::holds_alternative<BulkSet>(operation.request) || std::holds_alternative<BulkDelete>(operation.request);
         if (!is_bulk || valid.error().items.empty()) {
-            refuse(std::move(operation), std::move(ticket), std::move(valid).error(), waits);
+            refuse(std::move(operation), std::move(ticket), std::move(valid).error(), intake);
             return;
         }
         operation.fault = std::move(valid).error();
     }
     if (is_write(operation.request)) {
-        start_write(std::move(operation), std::move(ticket), waits);
+        begin_write(std::move(operation), std::move(ticket), intake);
     } else {
-        reads_.submit(std::make_unique<ReadItem>(std::move(operation), std::move(ticket)), waits);
+        intake.reads.push_back(std::make_unique<ReadItem>(std::move(operation), std::move(ticket)));
     }
 }
 
-void Store::Impl::start_write(Operation operation, Ticket ticket, bool waits) {
+void Store::Impl::begin_write(Operation operation, Ticket ticket, Intake& intake) {
     normalise_values(operation, options_.limits);
     if (auto* put = std::get_if<PutEntry>(&operation.request); put != nullptr && !operation.values[0]) {
         Error error = operation.values[0].error();
         error.key_path = put->write.key_path;
-        refuse(std::move(operation), std::move(ticket), std::move(error), waits);
+        refuse(std::move(operation), std::move(ticket), std::move(error), intake);
         return;
     }
     if (auto room = find_room(operation.request); !room) {
-        refuse(std::move(operation), std::move(ticket), std::move(room).error(), waits);
+        refuse(std::move(operation), std::move(ticket), std::move(room).error(), intake);
         return;
     }
     auto now = time_.now(*storage_);
     auto drawn = now ? draw(operation, *keys_, *now) : Result<void>(now.error());
     if (!drawn) {
-        refuse(std::move(operation), std::move(ticket), std::move(drawn).error(), waits);
+        refuse(std::move(operation), std::move(ticket), std::move(drawn).error(), intake);
         return;
     }
     const auto* remove = std::get_if<DeleteNamespace>(&operation.request);
@@ -302,30 +308,35 @@ void Store::Impl::start_write(Operation operation, Ticket ticket, bool waits) {
             rest.answer(std::move(reply));
         };
     }
-    commits_.submit(std::move(item), !waits);
+    intake.writes.push_back(std::move(item));
 }
 
 // An operation that is wrong in itself: recorded, then answered.
-void Store::Impl::refuse(Operation operation, Ticket ticket, Error error, bool waits) {
+void Store::Impl::refuse(Operation operation, Ticket ticket, Error error, Intake& intake) {
     auto now = time_.now(*storage_);
     if (!check_actor(operation.actor)) operation.actor = {};  // what cannot be recorded
     auto item = std::make_unique<ReadItem>(std::move(operation), std::move(ticket));
     item->audit.push_back(failure_record(item->operation, error, now ? *now : Time{}, nullptr));
     item->reply = std::move(error);
-    reads_.release(std::move(item), waits);
+    intake.refused.push_back(std::move(item));
 }
 
 Result<Reply> Store::Impl::wait(const Actor& actor, Request request) {
     KV_CHECK(may_wait());
-    std::atomic<bool> is_done{false};
-    Result<Reply> outcome = Reply(Done{});
-    start(actor, std::move(request), [&](Result<Reply> reply) {
-        outcome = std::move(reply);
-        is_done.store(true, std::memory_order_release);
-        commits_.wake_waiters();
-    }, true);
-    commits_.lead_until(is_done);
-    return outcome;
+    struct Waiter {
+        CommitQueue& commits;
+        std::atomic<bool> is_done{false};
+        Result<Reply> outcome = Reply(Done{});
+    } waiter{commits_};
+    // It captures so little that it takes no memory.
+    Submission submission{actor, std::move(request), [&waiter](Result<Reply> reply) {
+                              waiter.outcome = std::move(reply);
+                              waiter.is_done.store(true, std::memory_order_release);
+                              waiter.commits.wake_waiters();
+                          }};
+    start(std::span(&submission, 1), true);
+    commits_.lead_until(waiter.is_done);
+    return std::move(waiter.outcome);
 }
 
 // In a child after fork nothing may touch a lock: whoever held it then does not live there.
@@ -387,9 +398,11 @@ public:
     NotedBackup(std::unique_ptr<BackupReader> reader, std::function<void(const BackupInfo&)> note)
         : reader_(std::move(reader)), note_(std::move(note)) {}
     Result<bool> next(std::string& out) override {
-        Result<bool> more = reader_->next(out);
-        if (more && !*more && note_) std::exchange(note_, nullptr)(reader_->info());
-        return more;
+        return contain([&] {
+            Result<bool> more = reader_->next(out);
+            if (more && !*more && note_) std::exchange(note_, nullptr)(reader_->info());
+            return more;
+        });
     }
     const BackupInfo& info() const override { return reader_->info(); }
 
@@ -426,9 +439,9 @@ StoreStats Store::Impl::stats() const {
     stats.read_group_sizes = reads.group_sizes;
     stats.read_groups = reads.groups;
     stats.reads = reads.reads;
-    stats.denials = denials_.load(std::memory_order_relaxed);
-    stats.integrity_failures = integrity_failures_.load(std::memory_order_relaxed);
-    stats.overloaded = overloaded_.load(std::memory_order_relaxed);
+    stats.denials = in_flight_.denials.load(std::memory_order_relaxed);
+    stats.integrity_failures = in_flight_.integrity_failures.load(std::memory_order_relaxed);
+    stats.overloaded = in_flight_.overloaded.load(std::memory_order_relaxed);
     stats.expired_entries = maintenance_.expired();
     const Rekeying::Stats rekeying = maintenance_.rekeying().stats();
     stats.data_key_seals_max = rekeying.seals_max;
@@ -480,6 +493,10 @@ void Store::Impl::stop() {
 // ---- Store ----
 
 Client::~Client() = default;
+
+void Client::submit(std::span<Submission> batch) {
+    for (Submission& one : batch) submit(std::move(one.actor), std::move(one.request), std::move(one.done));
+}
 Store::Store(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 // A child after fork has the store's memory but not its threads, whose locks may be held for ever: it lets go of all.
 Store::~Store() {
@@ -487,7 +504,7 @@ Store::~Store() {
 }
 
 Result<std::unique_ptr<Store>> Store::open(std::unique_ptr<Storage> storage, Options options) {
-    return open(nullptr, std::move(storage), std::move(options));
+    return contain([&] { return open(nullptr, std::move(storage), std::move(options)); });
 }
 
 Result<std::unique_ptr<Store>> Store::open(std::unique_ptr<Clock> clock, std::unique_ptr<Storage> storage, Options options) {
@@ -514,10 +531,14 @@ Result<std::unique_ptr<Store>> Store::open(std::unique_ptr<Clock> clock, std::un
 }
 
 void Store::submit(Actor actor, Request request, Completion done) {
-    impl_->start(std::move(actor), std::move(request), std::move(done), false);
+    Submission submission{std::move(actor), std::move(request), std::move(done)};
+    impl_->start(std::span(&submission, 1), false);
 }
+void Store::submit(std::span<Submission> batch) { impl_->start(batch, false); }
 
-Result<Reply> Store::wait(const Actor& actor, Request request) { return impl_->wait(actor, std::move(request)); }
+Result<Reply> Store::wait(const Actor& actor, Request request) {
+    return contain([&] { return impl_->wait(actor, std::move(request)); });
+}
 const std::string& Store::epoch() const noexcept { return impl_->epoch_; }
 const std::string& Store::key_id() const noexcept { return impl_->keys_->key_id(); }
 std::string_view Store::crypto_backend() const noexcept {
@@ -525,31 +546,39 @@ std::string_view Store::crypto_backend() const noexcept {
 }
 StoreStats Store::stats() const { return impl_->stats(); }
 AuditHead Store::audit_head() const { return impl_->fork_mark_.is_child() ? AuditHead{} : impl_->commits_.head(); }
-Result<void> Store::ready() const { return impl_->ready(); }
-Result<bool> Store::run_maintenance() { return impl_->run_maintenance(); }
+Result<void> Store::ready() const {
+    return contain([&] { return impl_->ready(); });
+}
+Result<bool> Store::run_maintenance() {
+    return contain([&] { return impl_->run_maintenance(); });
+}
 void Store::stop() { impl_->stop(); }
 
 Result<void> Store::may_administer(const Actor& actor, AuditAction action, std::string_view operation) {
-    return impl_->enter_admin(actor, operation, nullptr, action);
+    return contain([&] { return impl_->enter_admin(actor, operation, nullptr, action); });
 }
 Result<VerifyReport> Store::verify(const Actor& actor, const VerifyOptions& options) {
-    KV_CHECK(impl_->enter_admin(actor, "admin.verify", nullptr));
-    VerifyOptions with_keys = options;
-    with_keys.previous_keys = impl_->options_.previous_keys;
-    return kv::verify(*impl_->storage_, *impl_->options_.keys, with_keys);
+    return contain([&]() -> Result<VerifyReport> {
+        KV_CHECK(impl_->enter_admin(actor, "admin.verify", nullptr));
+        VerifyOptions with_keys = options;
+        with_keys.previous_keys = impl_->options_.previous_keys;
+        return kv::verify(*impl_->storage_, *impl_->options_.keys, with_keys);
+    });
 }
 Result<std::unique_ptr<BackupReader>> Store::backup(const Actor& actor) {
-    return impl_->backup(actor);
+    return contain([&] { return impl_->backup(actor); });
 }
 Result<NamespaceReply> Store::rotate_data_key(const Actor& actor, const NamespaceRef& ns) {
-    return call(actor, RotateDataKey{ns});
+    return contain([&] { return call(actor, RotateDataKey{ns}); });
 }
 Result<bool> Store::is_rekeying(const NamespaceId& ns) const {
-    KV_CHECK(impl_->is_open());
-    return impl_->maintenance_.rekeying().is_rekeying(ns);
+    return contain([&]() -> Result<bool> {
+        KV_CHECK(impl_->is_open());
+        return impl_->maintenance_.rekeying().is_rekeying(ns);
+    });
 }
 Result<std::uint64_t> Store::forget_master_key(const Actor& actor, const std::string& key_id) {
-    return impl_->forget_master_key(actor, key_id);
+    return contain([&] { return impl_->forget_master_key(actor, key_id); });
 }
 
 namespace {
@@ -574,18 +603,20 @@ Result<std::unique_ptr<Storage>> open_storage(std::string_view uri, Access acces
 }  // namespace
 
 Result<std::unique_ptr<Storage>> open_storage(std::string_view uri, Access access, Clock& clock) {
-    return open_storage(uri, access, Options{}.readers, clock);
+    return contain([&] { return open_storage(uri, access, Options{}.readers, clock); });
 }
 
 Result<std::unique_ptr<Store>> open(std::string_view uri, Options options) {
-    std::unique_ptr<Clock> own_clock;
-    if (options.clock == nullptr) own_clock = make_system_clock();
-    Clock& clock = options.clock != nullptr ? *options.clock : *own_clock;
-    std::unique_ptr<Storage> storage;
-    if (uri == memory_uri && !options.keys) options.keys = make_fixed_key(generate_master_key());
-    if (!options.keys) return Error{Errc::invalid_request, "A store needs Options::keys: the master key."};
-    KV_TRY(storage, open_storage(uri, Access::read_write, options.readers, clock));
-    return Store::open(std::move(own_clock), std::move(storage), std::move(options));
+    return contain([&]() -> Result<std::unique_ptr<Store>> {
+        std::unique_ptr<Clock> own_clock;
+        if (options.clock == nullptr) own_clock = make_system_clock();
+        Clock& clock = options.clock != nullptr ? *options.clock : *own_clock;
+        std::unique_ptr<Storage> storage;
+        if (uri == memory_uri && !options.keys) options.keys = make_fixed_key(generate_master_key());
+        if (!options.keys) return Error{Errc::invalid_request, "A store needs Options::keys: the master key."};
+        KV_TRY(storage, open_storage(uri, Access::read_write, options.readers, clock));
+        return Store::open(std::move(own_clock), std::move(storage), std::move(options));
+    });
 }
 
 }  // namespace kv

@@ -1,22 +1,36 @@
 #pragma once
 #include <atomic>
 #include <cstddef>
+#include <cstdint>
 #include <utility>
 
 #include "kv/store.h"
+#include "out_of_memory.h"
 
 namespace kv {
 
 // True on a thread that is inside a completion callback: it must not wait there.
 inline thread_local bool in_completion = false;
 
-// What the store has accepted and not yet answered. Threads: any.
+// What the store has accepted and not yet answered, and what an operator watches among the answers. Threads: any.
 struct InFlight {
     std::atomic<std::size_t> bytes{0};
     std::atomic<std::size_t> operations{0};
+
+    std::atomic<std::uint64_t> denials{0};
+    std::atomic<std::uint64_t> integrity_failures{0};
+    std::atomic<std::uint64_t> overloaded{0};
+
+    void count(const Result<Reply>& reply) noexcept {
+        if (reply) return;
+        if (reply.error().code == Errc::permission_denied) denials.fetch_add(1, std::memory_order_relaxed);
+        if (reply.error().code == Errc::integrity) integrity_failures.fetch_add(1, std::memory_order_relaxed);
+        if (reply.error().code == Errc::overloaded) overloaded.fetch_add(1, std::memory_order_relaxed);
+    }
 };
 
-// Ticket is the duty to answer one accepted operation exactly once.
+// Ticket is the duty to answer one accepted operation exactly once. Where what holds it comes apart before anything was
+// committed, because there is no memory to go on, it says so itself.
 class Ticket {
 public:
     Ticket() = default;
@@ -29,7 +43,7 @@ public:
         : done_(std::move(other.done_)), bytes_(other.bytes_), in_flight_(std::exchange(other.in_flight_, nullptr)) {}
     Ticket& operator=(Ticket&&) = delete;
     ~Ticket() {
-        if (in_flight_ != nullptr) answer(Error{Errc::internal, "The operation was dropped."});
+        if (in_flight_ != nullptr) answer(out_of_memory());
     }
 
     // Counts what the answer will hold, too.
@@ -42,6 +56,7 @@ public:
     void answer(Result<Reply> reply) noexcept {
         InFlight* in_flight = std::exchange(in_flight_, nullptr);
         if (in_flight == nullptr) return;
+        in_flight->count(reply);
         const bool outer = std::exchange(in_completion, true);
         try {
             done_(std::move(reply));

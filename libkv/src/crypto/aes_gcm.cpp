@@ -7,6 +7,7 @@
 #include <cassert>
 #include <cstring>
 #include <mutex>
+#include <new>
 #include <string>
 #include <utility>
 #include <vector>
@@ -71,7 +72,7 @@ public:
     Result<void> seal(const Nonce& nonce, std::string_view associated, std::string_view plaintext, char* out) const override {
         if (!fits(associated, plaintext)) return too_long();
         Context context = borrow();
-        if (!context || !seal_with(context.get(), nonce, associated, plaintext, bytes_of(out))) {
+        if (!seal_with(context.get(), nonce, associated, plaintext, bytes_of(out))) {
             return Error{Errc::internal, "OpenSSL could not seal", {}};
         }
         give_back(std::move(context));
@@ -81,10 +82,10 @@ public:
     bool open(const Nonce& nonce, std::string_view associated, std::string_view sealed, char* out) const override {
         if (sealed.size() < tag_bytes || !fits(associated, sealed)) return false;
         Context context = borrow();
-        const bool is_open = context && open_with(context.get(), nonce, associated, sealed, bytes_of(out));
+        const bool is_open = open_with(context.get(), nonce, associated, sealed, bytes_of(out));
         // OpenSSL writes the plaintext before it looks at the tag.
         if (!is_open) secure_wipe(out, sealed.size() - tag_bytes);
-        if (context) give_back(std::move(context));
+        give_back(std::move(context));
         return is_open;
     }
 
@@ -127,7 +128,7 @@ private:
                EVP_CIPHER_CTX_ctrl(context, EVP_CTRL_AEAD_SET_TAG, tag_bytes, tag) == 1 && finish(context);
     }
 
-    // Empty if there is no memory.
+    // Throws std::bad_alloc: what cannot be opened for want of memory must not count as tampered with.
     Context borrow() const {
         {
             std::lock_guard lock(mutex_);
@@ -138,13 +139,19 @@ private:
             }
         }
         Context context(EVP_CIPHER_CTX_new());
-        if (!context || EVP_CipherInit_ex(context.get(), EVP_aes_256_gcm(), nullptr, slot_.data(), nullptr, 1) != 1) return nullptr;
+        if (!context || EVP_CipherInit_ex(context.get(), EVP_aes_256_gcm(), nullptr, slot_.data(), nullptr, 1) != 1) {
+            throw std::bad_alloc();
+        }
         return context;
     }
 
     void give_back(Context context) const {
-        std::lock_guard lock(mutex_);
-        idle_.push_back(std::move(context));
+        try {
+            std::lock_guard lock(mutex_);
+            idle_.push_back(std::move(context));
+        } catch (const std::bad_alloc&) {
+            // The next call makes another.
+        }
     }
 
     KeySlot slot_;

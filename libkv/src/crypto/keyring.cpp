@@ -65,8 +65,16 @@ public:
     // Replaces: the row given last is the one that was committed.
     void put(const DataKeyName& name, std::shared_ptr<const AesGcm> key) {
         std::unique_lock lock(mutex_);
-        if (!keys_.insert_or_assign(name, std::move(key)).second) return;
-        order_.push_back(name);
+        auto [at, is_new] = keys_.try_emplace(name);
+        if (is_new) {
+            try {
+                order_.push_back(name);
+            } catch (...) {
+                keys_.erase(at);
+                throw;
+            }
+        }
+        at->second = std::move(key);
         if (order_.size() <= data_keys_cached_max) return;
         keys_.erase(order_.front());
         order_.pop_front();

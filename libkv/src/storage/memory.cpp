@@ -9,6 +9,7 @@
 #include <tuple>
 #include <utility>
 
+#include "out_of_memory.h"
 #include "storage/batch.h"
 
 namespace kv {
@@ -98,14 +99,21 @@ bool matches(const AuditRange& range, const AuditRecord& record) {
            !(range.to && record.timestamp >= *range.to);
 }
 
-// Everything that was changed since it began, undone in reverse unless kept.
+// Everything that was changed since it began, undone in reverse unless kept. Undoing takes no memory: what a step needs is
+// put aside before the change.
 class Undo {
 public:
     ~Undo() {
         for (auto step = steps_.rbegin(); step != steps_.rend(); ++step) (*step)();
     }
     void add(std::function<void()> step) { steps_.push_back(std::move(step)); }
-    void keep() { steps_.clear(); }
+    // What cannot be undone without memory is not done before.
+    void add_last(std::function<void()> step) { last_.push_back(std::move(step)); }
+    void keep() {
+        steps_.clear();
+        for (const auto& step : last_) step();
+        last_.clear();
+    }
 
     template <class Map>
     void put(Map& map, const typename Map::key_type& key, typename Map::mapped_type value) {
@@ -114,20 +122,28 @@ public:
             add([&map, key] { map.erase(key); });
             map.emplace(key, std::move(value));
         } else {
-            add([&map, key, old = found->second] { map[key] = old; });
+            add([there = &found->second, old = found->second]() mutable { *there = std::move(old); });
             found->second = std::move(value);
         }
     }
-    template <class Map>
-    void erase(Map& map, const typename Map::key_type& key) {
-        auto found = map.find(key);
-        if (found == map.end()) return;
-        add([&map, key, old = found->second] { map.emplace(key, old); });
-        map.erase(found);
+    void put(std::set<DueKey>& set, const DueKey& key) {
+        if (set.contains(key)) return;
+        add([&set, key] { set.erase(key); });
+        set.insert(key);
+    }
+    // Of a map or a set.
+    template <class Rows>
+    void erase(Rows& rows, const typename Rows::key_type& key) {
+        auto found = rows.find(key);
+        if (found == rows.end()) return;
+        auto node = std::make_shared<typename Rows::node_type>();  // shared, for a function must be copyable
+        add([&rows, node] { rows.insert(std::move(*node)); });
+        *node = rows.extract(found);
     }
 
 private:
     std::vector<std::function<void()>> steps_;
+    std::vector<std::function<void()>> last_;
 };
 
 // The rows and the questions about them. Knows nothing of threads.
@@ -177,8 +193,8 @@ private:
     void add_audit(const AuditRow& row, Undo& undo);
     void erase_audit(std::uint64_t to, Undo& undo);
     void set_entry(EntryPtr entry, Undo& undo);
-    void index(const EntryRow& row);
-    void unindex(const EntryRow& row);
+    void index(const EntryRow& row, Undo& undo);
+    void unindex(const EntryRow& row, Undo& undo);
 
     std::map<NamespaceId, NamespacePtr> namespaces_;
     std::map<NamespaceName, NamespaceId> live_names_;
@@ -549,16 +565,16 @@ void Tables::erase_namespace(const NamespaceId& id, Undo& undo) {
     for (const KeyRow& row : get_keys({&all, 1})) undo.erase(wraps_, wrap_key(row));
 }
 
-void Tables::index(const EntryRow& row) {
-    if (row.expires_at && !row.is_tombstone) expiring_.emplace(*row.expires_at, row.id);
-    if (row.hidden_since) hidden_.emplace(*row.hidden_since, row.id);
-    if (row.is_tombstone && !row.hidden_since) tombstones_.emplace(row.updated_at, row.id);
+void Tables::index(const EntryRow& row, Undo& undo) {
+    if (row.expires_at && !row.is_tombstone) undo.put(expiring_, {*row.expires_at, row.id});
+    if (row.hidden_since) undo.put(hidden_, {*row.hidden_since, row.id});
+    if (row.is_tombstone && !row.hidden_since) undo.put(tombstones_, {row.updated_at, row.id});
 }
 
-void Tables::unindex(const EntryRow& row) {
-    if (row.expires_at) expiring_.erase({*row.expires_at, row.id});
-    if (row.hidden_since) hidden_.erase({*row.hidden_since, row.id});
-    tombstones_.erase({row.updated_at, row.id});
+void Tables::unindex(const EntryRow& row, Undo& undo) {
+    if (row.expires_at) undo.erase(expiring_, {*row.expires_at, row.id});
+    if (row.hidden_since) undo.erase(hidden_, {*row.hidden_since, row.id});
+    undo.erase(tombstones_, {row.updated_at, row.id});
 }
 
 void Tables::set_entry(EntryPtr entry, Undo& undo) {
@@ -566,15 +582,13 @@ void Tables::set_entry(EntryPtr entry, Undo& undo) {
     erase_entry(row.id, undo);
     undo.put(entries_, row.id, entry);
     undo.put(keys_, {row.ns, row.key_path}, entry);
-    undo.add([this, entry] { unindex(entry->row); });
-    index(row);
+    index(row, undo);
 }
 
 void Tables::erase_entry(const EntryId& id, Undo& undo) {
     const EntryPtr old = find_entry(id);
     if (!old) return;
-    undo.add([this, old] { index(old->row); });
-    unindex(old->row);
+    unindex(old->row, undo);
     undo.erase(keys_, {old->row.ns, old->row.key_path});
     undo.erase(entries_, id);
 }
@@ -628,20 +642,19 @@ void Tables::erase_versions(const VersionErase& erase, Undo& undo) {
 }
 
 void Tables::add_audit(const AuditRow& row, Undo& undo) {
-    undo.add([this] { audit_.pop_back(); });
+    undo.add([this, size = audit_.size()] { audit_.resize(std::min(size, audit_.size())); });
     audit_.push_back(row);
     audit_.back().position = audit_erased_ + audit_.size();
 }
 
 void Tables::erase_audit(std::uint64_t to, Undo& undo) {
-    while (!audit_.empty() && audit_.front().position <= to) {
-        undo.add([this, row = audit_.front()] {
-            audit_.push_front(row);
-            --audit_erased_;
-        });
-        audit_.pop_front();
-        ++audit_erased_;
-    }
+    to = std::min<std::uint64_t>(to, audit_erased_ + audit_.size());  // what is added with it stays
+    undo.add_last([this, to] {
+        while (!audit_.empty() && audit_.front().position <= to) {
+            audit_.pop_front();
+            ++audit_erased_;
+        }
+    });
 }
 
 Result<void> Tables::put_head(const HeadChange& change, Undo& undo) {
@@ -745,8 +758,8 @@ private:
     auto read(F&& question) -> Result<decltype(question(std::declval<const Tables&>()))> {
         try {
             return static_cast<Self*>(this)->answer(question);
-        } catch (const std::exception&) {
-            return Error{Errc::internal, "the memory storage ran out of memory"};
+        } catch (const std::bad_alloc&) {
+            return out_of_memory();
         }
     }
 };
@@ -765,6 +778,7 @@ public:
     Result<void> apply(const Changeset& changes) override {
         if (lock_.owns_lock()) return Error{Errc::internal, "apply() was called twice in one write"};
         lock_.lock();
+        is_spoilt_ = true;
         Result<void> done = tables_.apply(changes, undo_);
         is_spoilt_ = !done;
         return done;
@@ -814,18 +828,18 @@ public:
             MemoryWriter writer(tables_, mutex_, clock_);
             KV_CHECK(body(writer));
             return writer.commit();
+        } catch (const std::bad_alloc&) {
+            return out_of_memory();
         } catch (const std::exception&) {
-            return Error{Errc::internal, "the write was ended by an exception"};
+            return make_error(Errc::internal, "the write was ended by an exception");
         }
     }
 
     Result<std::unique_ptr<StorageReader>> snapshot() override {
-        try {
+        return contain([&]() -> Result<std::unique_ptr<StorageReader>> {
             std::shared_lock lock(mutex_);
             return std::unique_ptr<StorageReader>(std::make_unique<MemorySnapshot>(tables_, clock_));
-        } catch (const std::exception&) {
-            return Error{Errc::internal, "the memory storage ran out of memory"};
-        }
+        });
     }
 
     template <class F>

@@ -1,10 +1,12 @@
 #include "kv/sqlite.h"
 
+#include <algorithm>
 #include <atomic>
 #include <mutex>
 #include <optional>
 #include <utility>
 
+#include "out_of_memory.h"
 #include "storage/sqlite_answers.h"
 #include "storage/sqlite_changes.h"
 #include "storage/sqlite_connection.h"
@@ -22,6 +24,15 @@ constexpr std::size_t wal_pages_checkpoint = 1024;
 constexpr std::size_t wal_pages_truncate = 16 * 1024;
 constexpr std::chrono::milliseconds truncate_patience{100};
 constexpr std::size_t wal_pages_short_of_room = 64;
+constexpr std::chrono::milliseconds begin_patience_after_refusal{50};
+
+// The checkpoint needs room in the database for what the WAL holds. On a small disk there is none for much of it.
+std::size_t pages_until_checkpoint(const Storage::Stats& stats) {
+    constexpr std::uint64_t page_bytes = 4096;
+    if (!stats.disk_bytes) return wal_pages_checkpoint;
+    const std::uint64_t share = *stats.disk_bytes / 64 / page_bytes;
+    return static_cast<std::size_t>(std::clamp<std::uint64_t>(share, wal_pages_short_of_room, wal_pages_checkpoint));
+}
 
 class Writer final : public Answers<StorageWriter, Writer> {
 public:
@@ -52,7 +63,7 @@ public:
 private:
     template <class T>
     Result<T> note(Result<T> result) {
-        if (!result && !failure_) failure_ = result.error();
+        if (!result && !failure_) failure_ = copy_of(result.error());
         return result;
     }
 
@@ -68,6 +79,7 @@ public:
         : file_(std::move(file)),
           reserve_(file_.path() + ".reserve"),
           clock_(clock),
+          wal_pages_checkpoint_(pages_until_checkpoint(file_.stats())),
           source_{file_.path(), options.vfs, Role::reader},
           readers_(source_, options.readers) {}
     ~SqliteStorage() override { readers_.close(); }  // before the writer, whose closing empties the WAL
@@ -96,6 +108,7 @@ private:
     Result<void> ensure_open();
     Result<std::unique_ptr<Connection>> take_reader();
     Result<void> run_body(const std::function<Result<void>(StorageWriter&)>& body);
+    Result<void> begin();
     Result<void> commit();
     void roll_back();
     void close_all();
@@ -107,10 +120,12 @@ private:
     File file_;  // its lock goes last
     Reserve reserve_;
     Clock& clock_;
+    const std::size_t wal_pages_checkpoint_;
     const ReadSource source_;
     Readers readers_;
     std::mutex write_mutex_;
     std::unique_ptr<Connection> writer_;  // null after a failure that only a new connection gets over
+    bool was_refused_ = false;  // the last transaction could not begin
     std::size_t pages_left_ = 0;  // in the WAL, when a checkpoint could not take them all
     std::atomic<std::uint64_t> reusable_bytes_ = 0;
 };
@@ -188,8 +203,7 @@ Result<void> SqliteStorage::write(const std::function<Result<void>(StorageWriter
     std::lock_guard one_at_a_time(write_mutex_);
     KV_CHECK(ensure_open());
     checkpoint_if_due();
-    // Immediate, because a transaction that begins by reading cannot always become a writing one.
-    if (auto begun = guard([&] { writer_->execute("begin immediate"); }); !begun) {
+    if (auto begun = begin(); !begun) {
         roll_back();
         return begun;
     }
@@ -201,17 +215,31 @@ Result<void> SqliteStorage::write(const std::function<Result<void>(StorageWriter
     return commit();
 }
 
+// Immediate, because a transaction that begins by reading cannot always become a writing one. When one waited in vain those
+// after it hardly wait: what is queued would otherwise be refused at the rate of one in five seconds.
+Result<void> SqliteStorage::begin() {
+    Result<void> begun = guard([&] {
+        if (was_refused_) writer_->wait_for_locks(begin_patience_after_refusal);
+        writer_->execute("begin immediate");
+        if (was_refused_) writer_->wait_for_locks(lock_patience);
+    });
+    was_refused_ = !begun;
+    return begun;
+}
+
 Result<void> SqliteStorage::run_body(const std::function<Result<void>(StorageWriter&)>& body) {
     Writer writer(*writer_, clock_);
     try {
         KV_CHECK(body(writer));
+    } catch (const std::bad_alloc&) {
+        return out_of_memory();
     } catch (const std::exception&) {
-        return Error{Errc::internal, "the write was ended by an exception"};
+        return make_error(Errc::internal, "the write was ended by an exception");
     }
     // A body that goes on after a failure would commit a part. SQLite may even have rolled back on its own, and what
     // followed would have committed by itself.
-    if (writer.failure()) return *writer.failure();
-    if (!writer_->in_transaction()) return Error{Errc::internal, "the transaction ended by itself"};
+    if (writer.failure()) return copy_of(*writer.failure());
+    if (!writer_->in_transaction()) return make_error(Errc::internal, "the transaction ended by itself");
     return {};
 }
 
@@ -226,10 +254,19 @@ Result<void> SqliteStorage::commit() {
             roll_back();
             return translate(failure.code);
         }
-        Error cause = translate(failure.code);
         close_all();
         (void)ensure_open();  // if it fails, the next call tries again
-        return Error{Errc::outcome_unknown, "the commit may have happened: " + cause.message, cause.detail};
+        Error unknown = make_error(Errc::outcome_unknown, "the commit may have happened");
+        attempt([&] {
+            Error cause = translate(failure.code);
+            unknown.message += ": " + cause.message;
+            unknown.detail = std::move(cause.detail);
+        });
+        return unknown;
+    } catch (const std::bad_alloc&) {
+        // There was no memory for the statement, so it did not run.
+        roll_back();
+        return out_of_memory();
     }
 }
 
@@ -245,7 +282,7 @@ void SqliteStorage::roll_back() {
 // Between transactions, by the connection that writes: two of them at it is what SQLite before 3.51.3 cannot stand.
 // A failure here fails nothing else: the WAL only goes on growing.
 void SqliteStorage::checkpoint_if_due() {
-    const std::size_t step = reserve_.is_let_go() ? wal_pages_short_of_room : wal_pages_checkpoint;
+    const std::size_t step = reserve_.is_let_go() ? wal_pages_short_of_room : wal_pages_checkpoint_;
     const std::size_t pages = writer_->wal_pages();
     if (pages < pages_left_) pages_left_ = 0;  // the file has started anew
     if (pages < pages_left_ + step) return;
@@ -293,15 +330,17 @@ void SqliteStorage::idle() {
 namespace kv {
 
 Result<std::unique_ptr<Storage>> open_sqlite_storage(const SqliteOptions& options, Clock& clock) {
-    KV_CHECK(sqlite::check_library());
-    if (options.read_only) {
-        KV_TRY(sqlite::File found, sqlite::File::find(options.path));
-        return sqlite::open_read_only(std::move(found), options.vfs, options.readers, clock);
-    }
-    KV_TRY(sqlite::File file, sqlite::File::open(options.path));
-    auto storage = std::make_unique<sqlite::SqliteStorage>(std::move(file), options, clock);
-    KV_CHECK(storage->open());
-    return std::unique_ptr<Storage>(std::move(storage));
+    return contain([&]() -> Result<std::unique_ptr<Storage>> {
+        KV_CHECK(sqlite::check_library());
+        if (options.read_only) {
+            KV_TRY(sqlite::File found, sqlite::File::find(options.path));
+            return sqlite::open_read_only(std::move(found), options.vfs, options.readers, clock);
+        }
+        KV_TRY(sqlite::File file, sqlite::File::open(options.path));
+        auto storage = std::make_unique<sqlite::SqliteStorage>(std::move(file), options, clock);
+        KV_CHECK(storage->open());
+        return std::unique_ptr<Storage>(std::move(storage));
+    });
 }
 
 }  // namespace kv

@@ -7,13 +7,12 @@
 #include <new>
 #include <unordered_map>
 
+#include "out_of_memory.h"
+
 namespace kv::sqlite {
 namespace {
 
 using namespace sqlite_api;
-
-// A foreign program that looks into the file (a backup, a shell) may hold a lock for a moment.
-constexpr int busy_timeout_ms = 5000;
 
 void check(int code) {
     if (code != SQLITE_OK) throw Failure{code};
@@ -31,22 +30,30 @@ auto through_soci(F&& f) {
     }
 }
 
-// Quoted, a path may hold spaces and '='; sqlite_file.cpp refuses the quote itself.
-std::string connect_string(const std::string& path, const std::string& vfs, Role role) {
-    std::string text = "dbname=\"" + path + "\"";
-    if (role == Role::read_only) text += " readonly=true";
-    if (!vfs.empty()) text += " vfs=\"" + vfs + "\"";
-    return text;
-}
-
 // SOCI's library does not export the type information that a sanitizer would check these casts against.
 #define KV_NO_VPTR_CHECK __attribute__((no_sanitize("vptr")))
 
 KV_NO_VPTR_CHECK sqlite3* handle_of(soci::session& session) {
     return static_cast<soci::sqlite3_session_backend*>(session.get_backend())->conn_;
 }
+KV_NO_VPTR_CHECK sqlite3* exchange_handle(soci::session& session, sqlite3* handle) {
+    return std::exchange(static_cast<soci::sqlite3_session_backend*>(session.get_backend())->conn_, handle);
+}
 KV_NO_VPTR_CHECK sqlite3_stmt* handle_of(soci::statement& statement) {
     return static_cast<soci::sqlite3_statement_backend*>(statement.get_backend())->stmt_;
+}
+
+// SOCI reads a connection string through a stream, which without memory never comes to its end, and SOCI reads on for ever.
+// So it opens something that needs none, and is given the connection that is meant.
+void open_in_place(soci::session& session, const std::string& path, const std::string& vfs, Role role) {
+    sqlite3* opened = nullptr;
+    const int flags = role == Role::read_only ? SQLITE_OPEN_READONLY : SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE;
+    const int code = sqlite3_open_v2(path.c_str(), &opened, flags, vfs.empty() ? nullptr : vfs.c_str());
+    if (code != SQLITE_OK) {
+        sqlite3_close(opened);
+        throw Failure{code};
+    }
+    sqlite3_close(exchange_handle(session, opened));
 }
 
 int count_wal_pages(void* pages, sqlite3*, const char*, int count) {
@@ -94,19 +101,23 @@ const char* words_of(int code) {
 
 }  // namespace
 
-Error translate(int code) {
-    return {errc_of(code), std::string(words_of(code)) + " (sqlite " + std::to_string(code) + ")", sqlite3_errstr(code)};
+Error translate(int code) noexcept {
+    try {
+        return {errc_of(code), std::string(words_of(code)) + " (sqlite " + std::to_string(code) + ")", sqlite3_errstr(code)};
+    } catch (const std::bad_alloc&) {
+        return make_error(errc_of(code), words_of(code));
+    }
 }
 
-Error translate_current_exception() {
+Error translate_current_exception() noexcept {
     try {
         throw;
     } catch (const Failure& failure) {
         return translate(failure.code);
     } catch (const std::bad_alloc&) {
-        return translate(SQLITE_NOMEM);
+        return out_of_memory();
     } catch (...) {
-        return {Errc::internal, "the storage met an unexpected exception"};
+        return make_error(Errc::internal, "the storage met an unexpected exception");
     }
 }
 
@@ -120,6 +131,16 @@ bool is_disk_full(int code) { return (code & 0xff) == SQLITE_FULL; }
 bool is_taken_name(int code) { return code == SQLITE_CONSTRAINT_UNIQUE; }
 
 // ---- Run ----
+
+namespace {
+
+// A column that reads as nothing is empty, or there was no memory to show it.
+void check_memory(sqlite3_stmt* statement) {
+    const int code = sqlite3_errcode(sqlite3_db_handle(statement));
+    if (code == SQLITE_NOMEM) throw Failure{code};
+}
+
+}  // namespace
 
 bool Run::next() {
     const int code = sqlite3_step(statement_);
@@ -150,6 +171,7 @@ std::string_view Run::next_text() { return text(index_++); }
 std::string_view Run::next_blob() {
     const int column = index_++;
     const void* data = sqlite3_column_blob(statement_, column);
+    if (!data) check_memory(statement_);
     if (!data) return {};
     return {static_cast<const char*>(data), static_cast<std::size_t>(sqlite3_column_bytes(statement_, column))};
 }
@@ -165,6 +187,7 @@ void Run::next_bytes(std::uint8_t* data, std::size_t size) {
 std::int64_t Run::integer(int column) const { return sqlite3_column_int64(statement_, column); }
 std::string_view Run::text(int column) const {
     const unsigned char* data = sqlite3_column_text(statement_, column);
+    if (!data) check_memory(statement_);
     if (!data) return {};
     return {reinterpret_cast<const char*>(data), static_cast<std::size_t>(sqlite3_column_bytes(statement_, column))};
 }
@@ -173,11 +196,13 @@ std::string_view Run::text(int column) const {
 
 struct Connection::Impl {
     Impl(const std::string& path, const std::string& vfs, Role role)
-        : session(through_soci([&] { return soci::session(soci::sqlite3, connect_string(path, vfs, role)); })),
-          handle(handle_of(session)) {}
+        : session(through_soci([&] { return soci::session(soci::sqlite3, ":memory:"); })) {
+        open_in_place(session, path, vfs, role);
+        handle = handle_of(session);
+    }
 
     soci::session session;
-    sqlite3* handle;
+    sqlite3* handle = nullptr;
     std::size_t wal_pages = 0;
     std::unordered_map<const char*, soci::statement> statements;  // die before the session
 };
@@ -186,7 +211,7 @@ Connection::Connection(const std::string& path, const std::string& vfs, Role rol
     : impl_(std::make_unique<Impl>(path, vfs, role)) {
     sqlite3* handle = impl_->handle;
     check(sqlite3_extended_result_codes(handle, 1));
-    check(sqlite3_busy_timeout(handle, busy_timeout_ms));
+    wait_for_locks(lock_patience);
     check(sqlite3_db_config(handle, SQLITE_DBCONFIG_DEFENSIVE, 1, nullptr));
     check(sqlite3_db_config(handle, SQLITE_DBCONFIG_TRUSTED_SCHEMA, 0, nullptr));
     // A file that others changed must not bring in code of its own.
@@ -241,6 +266,10 @@ bool Connection::is_idle() const {
     return !in_transaction() && sqlite3_txn_state(impl_->handle, nullptr) == SQLITE_TXN_NONE;
 }
 
+void Connection::wait_for_locks(std::chrono::milliseconds patience) {
+    check(sqlite3_busy_timeout(impl_->handle, static_cast<int>(patience.count())));
+}
+
 std::size_t Connection::wal_pages() const { return impl_->wal_pages; }
 
 bool Connection::checkpoint_passive() {
@@ -251,9 +280,9 @@ bool Connection::checkpoint_passive() {
 }
 
 bool Connection::checkpoint_truncate(std::chrono::milliseconds patience) {
-    check(sqlite3_busy_timeout(impl_->handle, static_cast<int>(patience.count())));
+    wait_for_locks(patience);
     const int code = sqlite3_wal_checkpoint_v2(impl_->handle, nullptr, SQLITE_CHECKPOINT_TRUNCATE, nullptr, nullptr);
-    check(sqlite3_busy_timeout(impl_->handle, busy_timeout_ms));
+    wait_for_locks(lock_patience);
     if (code == SQLITE_BUSY) return false;
     check(code);
     impl_->wal_pages = 0;
@@ -267,9 +296,19 @@ void Connection::allow_checkpoint_on_close() {
 ReadTransaction::~ReadTransaction() {
     try {
         connection_.execute("commit");
-    } catch (const Failure&) {
+    } catch (...) {
         // The pool looks at is_idle() and drops the connection.
     }
 }
 
 }  // namespace kv::sqlite
+
+namespace kv {
+
+// A connection of ours is in one thread's hands at a time, so it needs no lock of its own.
+bool keep_sqlite_for_libkv() {
+    using namespace sqlite_api;
+    return sqlite3_config(SQLITE_CONFIG_MULTITHREAD) == SQLITE_OK && sqlite3_config(SQLITE_CONFIG_MEMSTATUS, 0) == SQLITE_OK;
+}
+
+}  // namespace kv

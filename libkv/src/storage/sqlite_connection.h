@@ -25,10 +25,10 @@ struct Failure {
 
 // The one place where what SQLite says becomes what we say. Neither text of the error is SQLite's message: it may
 // quote what was bound.
-Error translate(int code);
+Error translate(int code) noexcept;
 // Whether the SQLite library we run with can do what we ask of it.
 Result<void> check_library();
-Error translate_current_exception();
+Error translate_current_exception() noexcept;
 bool is_disk_full(int code);
 bool is_taken_name(int code);  // a unique index refused the row
 
@@ -43,7 +43,7 @@ struct ResultOf<Result<T>> {
 
 // Runs f and turns what it throws into an error.
 template <class F>
-auto guard(F&& f) -> typename ResultOf<decltype(f())>::type {
+auto guard(F&& f) noexcept -> typename ResultOf<decltype(f())>::type {
     try {
         if constexpr (std::is_void_v<decltype(f())>) {
             f();
@@ -194,6 +194,9 @@ private:
 // A reader shares the file with the writer of this process; read_only opens it without the right to change it.
 enum class Role { writer, reader, read_only };
 
+// A foreign program that looks into the file (a backup, a shell) may hold a lock for a moment.
+constexpr std::chrono::milliseconds lock_patience{5000};
+
 // One SQLite connection, opened by SOCI, with the statements SOCI prepared on it. They are prepared once and kept. What
 // SOCI cannot exchange (real BLOBs, views of bytes, 64 bits without a sign) goes through the statement's own handle.
 //
@@ -223,6 +226,8 @@ public:
     bool in_transaction() const;
     bool is_idle() const;  // no transaction, not even one that a forgotten statement holds
 
+    // How long a statement waits for the locks of others. lock_patience until it is told otherwise.
+    void wait_for_locks(std::chrono::milliseconds patience);
     // Pages in the WAL after the last commit of this connection.
     std::size_t wal_pages() const;
     // Both return true if the whole WAL is in the database now. The first never waits for readers, the second as long as

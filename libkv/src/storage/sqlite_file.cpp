@@ -42,7 +42,7 @@ Result<std::string> resolve(const std::string& path) {
     return folder == "/" ? folder + name : folder + "/" + name;
 }
 
-// SOCI quotes the path in its connect string and knows no escape for the quote.
+// In a path these are mistakes more often than meant.
 Result<void> check_path(const std::string& path) {
     for (const char c : path) {
         if (c == '"' || static_cast<unsigned char>(c) < 0x20) {
@@ -84,15 +84,18 @@ void write_pid(int lock) {
 }
 
 Result<int> take_lock(const std::string& path) {
-    const int lock = ::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
-    if (lock < 0) return system_error("the lock file cannot be opened", errno);
-    if (::flock(lock, LOCK_EX | LOCK_NB) == 0) {
-        write_pid(lock);
-        return lock;
+    struct Descriptor {
+        int number;
+        ~Descriptor() {
+            if (number >= 0) ::close(number);
+        }
+    } lock{::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600)};
+    if (lock.number < 0) return system_error("the lock file cannot be opened", errno);
+    if (::flock(lock.number, LOCK_EX | LOCK_NB) == 0) {
+        write_pid(lock.number);
+        return std::exchange(lock.number, -1);
     }
-    Error error = errno == EWOULDBLOCK ? locked(lock) : system_error("the lock file cannot be locked", errno);
-    ::close(lock);
-    return error;
+    return errno == EWOULDBLOCK ? locked(lock.number) : system_error("the lock file cannot be locked", errno);
 }
 
 // True if it is on the disk.

@@ -26,18 +26,22 @@ struct ReadSource {
 // Threads: any.
 class Readers {
 public:
-    Readers(ReadSource source, std::size_t limit) : source_(std::move(source)), limit_(limit == 0 ? 1 : limit) {}
+    Readers(ReadSource source, std::size_t limit) : source_(std::move(source)), limit_(limit == 0 ? 1 : limit) {
+        free_.reserve(limit_);
+    }
 
-    // Waits for a connection. Null: closed. Throws Failure.
+    // Waits for a connection. Null: closed. Throws Failure if none is open and none can be.
     std::unique_ptr<Connection> take();
     // One that could not end its transaction is not used again.
-    void give_back(std::unique_ptr<Connection> connection);
+    void give_back(std::unique_ptr<Connection> connection) noexcept;
     bool is_closed();
     // Waits until all are back.
     void close();
     void reopen();
 
 private:
+    bool has_open();
+
     const ReadSource source_;
     const std::size_t limit_;
     std::mutex mutex_;
