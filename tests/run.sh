@@ -15,6 +15,8 @@
 # Under a sanitizer some tests do less (KV_TEST_THIN=1, which the presets asan and tsan set):
 #   model_test        10 000 operations instead of 100 000
 #   http_rotation     kvd is killed 8 times instead of 50
+#   http_crash        every fourth operation is killed at its calls, and a tenth of the kills by strace
+#   http_faults       every fault meets two operations instead of some all of them
 # and these are left out, for there is nothing of ours to be sanitized in them: the layers, the packages (built and used
 # outside), and the browser's view of the API document.
 set -euo pipefail

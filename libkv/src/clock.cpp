@@ -116,8 +116,12 @@ std::optional<Time> parse_time(std::string_view text) {
                              read_offset(text, offset) && text.empty();
     const chr::year_month_day date{chr::year(year), chr::month(month), chr::day(day)};
     if (!well_formed || !date.ok() || hour > 23 || minute > 59 || second > 60) return std::nullopt;
-    return Time(chr::sys_days(date)) + chr::hours(hour) + chr::minutes(minute - offset) + chr::seconds(second) +
-           chr::microseconds(micros);
+    const Time time = Time(chr::sys_days(date)) + chr::hours(hour) + chr::minutes(minute - offset) + chr::seconds(second) +
+                      chr::microseconds(micros);
+    // An offset may lead out of the years that RFC 3339 can write.
+    const auto utc_year = static_cast<int>(chr::year_month_day(chr::floor<chr::days>(time)).year());
+    if (utc_year < 0 || utc_year > 9999) return std::nullopt;
+    return time;
 }
 
 }  // namespace kv

@@ -294,7 +294,7 @@ void Maintenance::purge_waiting() {
         lock.unlock();
         std::lock_guard round(round_);
         Result<std::size_t> batch = std::size_t{1};
-        while (batch && *batch > 0) batch = contain([&] { return purge_batch(ns); });
+        while (batch && *batch > 0) batch = contain([this, id = ns] { return purge_batch(id); });  // clang 14 captures no binding by itself
         ticket.answer(batch ? Result<Reply>(Reply(Done{})) : Result<Reply>(std::move(batch).error()));
     }
 }

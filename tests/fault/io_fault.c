@@ -3,7 +3,6 @@
 //
 //   IO_FAULT_FOLDER    a path: files whose absolute path begins with it count
 //   IO_FAULT_CONTROL   a file that holds a struct control; the test maps it too, and steers by it
-//   IO_FAULT_JOURNAL   a file that every call is appended to, with what it wrote (optional)
 //
 // Calls are counted across all threads, in the order in which they are made: one lock is held from the count to the end
 // of the call. Standard input and output of the C library go around it (it writes with calls of its own).
@@ -65,7 +64,6 @@ struct verdict {
 
 static struct control* control;
 static char folder[4096];
-static int journal = -1;
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static char* names[descriptors_max];  // of the files in the folder, by descriptor
 
@@ -80,7 +78,6 @@ static void* real(const char* name) {
 __attribute__((constructor)) static void load(void) {
     const char* under = getenv("IO_FAULT_FOLDER");
     const char* steer = getenv("IO_FAULT_CONTROL");
-    const char* record = getenv("IO_FAULT_JOURNAL");
     if (!under || !steer || strlen(under) >= sizeof folder) return;
     strcpy(folder, under);
     const int file = REAL(open)(steer, O_RDWR | O_CLOEXEC);
@@ -88,7 +85,6 @@ __attribute__((constructor)) static void load(void) {
     void* mapped = mmap(NULL, sizeof *control, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
     REAL(close)(file);
     if (mapped == MAP_FAILED) abort();
-    if (record) journal = REAL(open)(record, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, 0600);
     control = mapped;
     atomic_store(&control->is_loaded, 1);
 }
@@ -140,20 +136,6 @@ static void end_process(void) {
     for (;;) pause();
 }
 
-// kind, offset, size, length of the name; then the name and the data.
-static void keep(enum kind kind, const char* name, uint64_t offset, uint64_t size, const void* data) {
-    if (journal < 0) return;
-    const uint64_t head[4] = {kind, offset, size, strlen(name)};
-    const size_t total = sizeof head + head[3] + (data ? size : 0);
-    char* bytes = malloc(total);
-    if (!bytes) abort();
-    memcpy(bytes, head, sizeof head);
-    memcpy(bytes + sizeof head, name, head[3]);
-    if (data) memcpy(bytes + sizeof head + head[3], data, size);
-    if (REAL(write)(journal, bytes, total) != (ssize_t)total) abort();
-    free(bytes);
-}
-
 // ---- calls that write ----
 
 struct write_call {
@@ -180,13 +162,10 @@ static ssize_t write_or_not(const struct write_call* call) {
         case action_fail: break;
         case action_kill_before: end_process(); break;
         case action_kill_half: do_write(call, half); end_process(); break;
-        default: {
-            const off64_t offset = call->offset >= 0 ? call->offset : lseek64(call->descriptor, 0, SEEK_CUR);
+        default:
             done = do_write(call, verdict.action == action_short ? half : call->size);
             error = errno;
-            if (done > 0) keep(kind_write, name, (uint64_t)offset, (uint64_t)done, call->data);
             if (verdict.action == action_kill_after) end_process();
-        }
     }
     pthread_mutex_unlock(&lock);
     errno = error;
@@ -216,20 +195,19 @@ static int begin_call(enum kind kind, const char* name, uint64_t size, struct ve
     return 0;
 }
 
-static int end_call(const struct verdict* verdict, enum kind kind, const char* name, uint64_t size, int result) {
+static int end_call(const struct verdict* verdict, int result) {
     const int error = errno;
-    if (name && result == 0) keep(kind, name, 0, size, NULL);
     if (verdict->action == action_kill_after) end_process();
     pthread_mutex_unlock(&lock);
     errno = error;
     return result;
 }
 
-#define ONE_THING(kind, name, size, call)                                      \
-    struct verdict verdict;                                                    \
-    if (!name) return call;                                                    \
-    if (!begin_call(kind, name, (uint64_t)(size), &verdict)) return -1;        \
-    return end_call(&verdict, kind, name, (uint64_t)(size), call)
+#define ONE_THING(kind, name, size, call)                               \
+    struct verdict verdict;                                             \
+    if (!name) return call;                                             \
+    if (!begin_call(kind, name, (uint64_t)(size), &verdict)) return -1; \
+    return end_call(&verdict, call)
 
 PUBLIC int fsync(int descriptor) {
     const char* name = name_of(descriptor);
@@ -263,7 +241,7 @@ PUBLIC int posix_fallocate(int descriptor, off_t offset, off_t size) {
     struct verdict verdict;
     if (!name) return REAL(posix_fallocate)(descriptor, offset, size);
     if (!begin_call(kind_allocate, name, (uint64_t)(offset + size), &verdict)) return errno;
-    return end_call(&verdict, kind_allocate, name, (uint64_t)(offset + size), REAL(posix_fallocate)(descriptor, offset, size));
+    return end_call(&verdict, REAL(posix_fallocate)(descriptor, offset, size));
 }
 PUBLIC int posix_fallocate64(int descriptor, off64_t offset, off64_t size) { return posix_fallocate(descriptor, offset, size); }
 
@@ -278,7 +256,7 @@ static int open_or_not(const char* path, int flags, mode_t mode) {
     const int error = errno;
     remember(descriptor, path);
     errno = error;
-    end_call(&verdict, kind_open, name, 0, descriptor < 0 ? -1 : 0);
+    end_call(&verdict, descriptor);
     return descriptor;
 }
 

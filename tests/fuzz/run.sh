@@ -27,13 +27,19 @@ if [[ $# -eq 0 ]]; then
 fi
 [[ ${#targets[@]} -gt 0 ]] || { echo "run.sh: no targets in $fuzzers: build with KV_BUILD_FUZZERS=ON" >&2; exit 2; }
 
-# A target without a limit of its own takes inputs of up to 4 KiB.
+# The largest input that is worth trying: a quarter more than the largest seed, and 4 KiB at least.
+max_len() {
+    local largest
+    largest=$(find "$here/corpus/$1" -type f -printf "%s\n" | sort -n | tail -n 1)
+    echo $((largest * 5 / 4 > 4096 ? largest * 5 / 4 : 4096))
+}
+
 fuzz() {
     local target=$1 seed=$2 log=$out/$1.log corpus status=0
     corpus=$(mktemp -d)
     cp -r "$here/corpus/$target/." "$corpus/"
     # Leaks are looked for at the end: what stays after one input is mostly a store that grew.
-    local options=(-detect_leaks=0 -max_total_time="$seconds" -seed="$seed" -timeout=20 -rss_limit_mb=1024 -max_len=4096 -entropic=0
+    local options=(-detect_leaks=0 -max_total_time="$seconds" -seed="$seed" -timeout=20 -rss_limit_mb=1024 -max_len="$(max_len "$target")" -entropic=0
         -artifact_prefix="$out/$target-" -print_final_stats=1)
     [[ -f $here/$target.dict ]] && options+=(-dict="$here/$target.dict")
     ASAN_OPTIONS=detect_leaks=1:allocator_may_return_null=1 UBSAN_OPTIONS=print_stacktrace=1 \

@@ -23,13 +23,11 @@ SIZE = RECORDS + RECORD.size * RECORDS_MAX
 class IoFault:
     """For files below `folder`; `control` is the path of a file that this makes."""
 
-    def __init__(self, folder, control, journal=None):
+    def __init__(self, folder, control):
         self.environment = {
             "LD_PRELOAD": LIBRARY, "IO_FAULT_FOLDER": os.path.realpath(folder), "IO_FAULT_CONTROL": control,
             # A sanitizer wants to be the first library; what comes before it here calls on to it.
             "ASAN_OPTIONS": ":".join(filter(None, [os.environ.get("ASAN_OPTIONS"), "verify_asan_link_order=0"]))}
-        if journal:
-            self.environment["IO_FAULT_JOURNAL"] = journal
         with open(control, "w+b") as file:
             file.truncate(SIZE)
             self.memory = mmap.mmap(file.fileno(), SIZE)

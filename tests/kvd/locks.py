@@ -1,7 +1,8 @@
 """Others at the database: a second kvd, programs that hold its locks; and a kvd that has no file descriptors left. Requests are
 told clearly, nothing acknowledged is lost, and service comes back by itself.
 
-Broken on purpose, and found: XXX.
+Broken on purpose, and found: no lock file; the full wait for a foreign lock for every group; no pause when accepting fails;
+readers that do not make do with the connections that are open.
 """
 
 import concurrent.futures
@@ -17,7 +18,7 @@ import sys
 import unittest
 
 import io_fault
-from faults import DONE, REFUSED, is_back, outcomes_of, processor_seconds, quick_site, restart
+from faults import DONE, REFUSED, UNKNOWN, is_back, outcomes_of, processor_seconds, quick_site, restart
 from harness import main, run, until
 
 # Where SQLite locks a file in WAL mode: bytes of the -shm file. Write, checkpoint, recover.
@@ -90,7 +91,8 @@ def ask_all(site):
     """At the same time, because each may wait as long as SQLite does: the codes."""
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
         asked = [pool.submit(site.request, method, site.entry("key"), body) for method, body in ASKED]
-        asked.append(pool.submit(site.request, "POST", "/namespaces", {"name": "during"}))
+        # Each of these is written alone, and must not wait its full time after the others have.
+        asked += [pool.submit(site.request, "POST", "/namespaces", {"name": f"during-{i}"}) for i in range(5)]
         answers = [one.result()[0] for one in asked]
     for answer in answers:
         assert answer.status >= 500 and DONE not in outcomes_of(answer), answer
@@ -207,14 +209,16 @@ def no_descriptors():
         for i in range(len(clients)):
             site.known[f"key-{i}"] = (50, 50)
         used = processor_seconds(pid)
-        silent, _, _ = select.select(crowd[-1:], [], [], 1.0)
+        quiet = clients[0].connection.sock  # nothing is asked there, and nothing comes
+        assert not select.select([quiet], [], [], 1.0)[0]
         used = processor_seconds(pid) - used
-        assert not silent and used < 0.5, f"{used} s of processor time in a second in which nothing could be done"
+        print(f"{used:.2f} s of processor time in a second without a descriptor")
+        assert used < 0.1, f"{used} s of processor time in a second in which nothing could be done"
         # A failure that makes kvd open its files again frees descriptors, and others are quicker to take them.
         site.fault.arm(io_fault.FAIL, 1, error=errno.EIO)
         for client in clients:
             status, body = client.ask("PUT", "key", {"value": 1})
-            assert status == 200 or body["code"] in REFUSED, body
+            assert status == 200 or body["code"] in REFUSED | UNKNOWN, body
         assert site.fault.hits == 1
         site.fault.disarm()
         del site.known["key"]

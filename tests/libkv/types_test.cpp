@@ -204,6 +204,14 @@ TEST_CASE("what is no time is not taken for one") {
     }
 }
 
+TEST_CASE("an offset must not lead out of the years that can be written") {
+    CHECK(kv::parse_time("9999-12-31T23:59:59.999999+23:59").has_value());
+    CHECK(kv::parse_time("0000-01-01T00:00:00-23:59").has_value());
+    // Broken on purpose: without the check these read as the years 10000 and -1.
+    CHECK_FALSE(kv::parse_time("9999-12-31T23:59:59.999999-23:59"));
+    CHECK_FALSE(kv::parse_time("0000-01-01T00:00:00+23:59"));
+}
+
 TEST_CASE("the system clock never goes back") {
     auto clock = kv::make_system_clock();
     kv::Time before = clock->now();
