@@ -4,6 +4,7 @@
 #
 #   cmake/install-deps.sh            what the build and the examples need
 #   cmake/install-deps.sh --tests    and what tests/run.sh needs
+#   cmake/install-deps.sh --bench    and what tests/bench/run.sh needs
 set -euo pipefail
 
 packages=(
@@ -17,13 +18,14 @@ command -v npm >/dev/null || packages+=(npm)
 for argument in "$@"; do
     case $argument in
         --tests)
-            packages+=(clang-14 doctest-dev faketime make python3-yaml util-linux)
+            packages+=(clang-14 libclang-rt-14-dev llvm-14 doctest-dev faketime make python3-yaml strace util-linux)
             # A browser looks at the page of the API document. Any will do that has its driver beside it.
             command -v chromium >/dev/null || packages+=(chromium)
             command -v chromedriver >/dev/null || packages+=(chromium-driver)
             ;;
+        --bench) packages+=(wrk) ;;
         *)
-            echo "usage: $0 [--tests]" >&2
+            echo "usage: $0 [--tests] [--bench]" >&2
             exit 2
             ;;
     esac

@@ -173,7 +173,7 @@ Service::Verdict AdminService::judge(const HttpRequest& request, std::string_vie
     return verdict;
 }
 
-void AdminService::handle(Verdict verdict, HttpRequest request, Done done) {
+void AdminService::handle(Verdict&& verdict, HttpRequest&& request, Done done) {
     auto call = std::make_shared<Call>(
         Call{std::move(verdict.match), std::move(request), std::move(verdict.actor), std::move(done)});
     post(std::move(call), [this](Call& at) {

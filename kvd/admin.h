@@ -58,7 +58,7 @@ public:
     ~AdminService() override;
 
     Verdict judge(const HttpRequest& request, std::string_view authorization) override;
-    void handle(Verdict verdict, HttpRequest request, Done done) override;
+    void handle(Verdict&& verdict, HttpRequest&& request, Done done) override;
     void refuse(Verdict verdict, const HttpRequest& request, kv::Error error, Done done) override;
 
     // Jobs are told to end, and none begins any more.

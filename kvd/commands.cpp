@@ -32,7 +32,7 @@ kv::Result<kv::SecretBytes> load_key(const Settings& settings, const SecretVaria
     if (given) return *std::move(given);
     if (settings.dev) {
         if (settings.storage != "memory:")
-            return missing("--dev would make up a key that opens " + settings.storage +
+            return missing("--dev would make up a key that opens " + shown_storage(settings.storage) +
                            " only once: set KV_MASTER_KEY, or leave --storage out");
         return kv::generate_master_key();
     }

@@ -141,6 +141,11 @@ public:
             return printed(app_.help());
         } catch (const CLI::CallForAllHelp&) {
             return printed(app_.help("", CLI::AppFormatMode::All));
+        } catch (const CLI::ExtrasError&) {
+            return ConfigError{exit_usage, unexpected(app_.remaining(true)) + " (see kvd --help)"};
+        } catch (const CLI::ConversionError& error) {
+            const std::string line = error.what();  // "Could not convert: --json = what was given"
+            return ConfigError{exit_usage, line.substr(0, line.find(" = ")) + ": a flag is true or false (see kvd --help)"};
         } catch (const CLI::ParseError& error) {
             std::string line = error.what();
             std::replace(line.begin(), line.end(), '\n', ' ');
@@ -256,6 +261,19 @@ private:
         CLI::App* export_key = audit_key_->add_subcommand("export", "Give it out, in base64");
         add_storage(export_key);
         export_key->add_option("--out", command_.out, "A file to write it to, for its owner only (stdout)")->type_name("FILE");
+    }
+
+    // Names words like those of our commands and options, and nothing else: it may be a token or a key, put where none
+    // belongs.
+    static std::string unexpected(const std::vector<std::string>& arguments) {
+        constexpr std::size_t word_bytes_max = 24;
+        std::string names;
+        for (const std::string& argument : arguments) {
+            const std::string word = argument.substr(0, argument.find('='));
+            const bool is_word = word.find_first_not_of("abcdefghijklmnopqrstuvwxyz-") == std::string::npos;
+            if (is_word && word.size() <= word_bytes_max) names += ' ' + word;
+        }
+        return names.empty() ? "an argument was not expected" : "not expected:" + names;
     }
 
     static Command printed(std::string text) {

@@ -130,9 +130,11 @@ Result<Endpoint> HttpClient::parse_url(std::string_view url) {
     constexpr std::string_view scheme = "http://";
     const std::string shown(url);
     if (url.ends_with('/')) url.remove_suffix(1);
-    if (!url.starts_with(scheme)) return Error{Errc::invalid_request, "\"" + shown + "\" is not http://ADDRESS:PORT"};
-    KV_TRY(Endpoint server, Endpoint::parse(std::string(url.substr(scheme.size()))));
-    if (server.is_loopback()) return server;
+    const bool is_http = url.starts_with(scheme);
+    auto server = Endpoint::parse(std::string(is_http ? url.substr(scheme.size()) : url));
+    // Not quoted: there may be a token in it.
+    if (!is_http || !server) return Error{Errc::invalid_request, "must be http://ADDRESS:PORT"};
+    if (server->is_loopback()) return *std::move(server);
     return Error{Errc::invalid_request,
                  shown + ": the token would travel in the clear beyond this machine; use a loopback address"};
 }

@@ -10,6 +10,7 @@
 #include <thread>
 #include <variant>
 
+#include "kv/sqlite.h"
 #include "kv/store.h"
 #include "kv/version.h"
 #include "kvd/admin.h"
@@ -118,6 +119,7 @@ int serve(const Settings& settings, SecretVariables variables) {
     if (settings.check_config) return fail(exit_ok, "the configuration is good");
 
     raise_descriptor_limit();
+    kv::keep_sqlite_for_libkv();
     Log log(settings.log_level, settings.log_format);
     warn_of_open_files(secret_files, log);
     Metrics metrics;
@@ -136,7 +138,7 @@ int serve(const Settings& settings, SecretVariables variables) {
         options.audit_copy = [&copy = *copy](std::span<const kv::AuditRecord> records) { copy.add(records); };
     }
     auto store = kv::open(settings.storage, std::move(options));
-    if (!store) return fail(exit_code_of(store.error().code), settings.storage + ": " + store.error().message);
+    if (!store) return fail(exit_code_of(store.error().code), shown_storage(settings.storage) + ": " + store.error().message);
     kv::Store& kv = **store;
     std::atomic<bool> draining{false};
     const Health health([&kv, &draining]() -> kv::Result<void> {

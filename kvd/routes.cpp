@@ -7,6 +7,7 @@
 #include "json/json.h"
 #include "kvd/query.h"
 #include "kvd/route_parts.h"
+#include "kvd/turn.h"
 #include "text.h"
 
 namespace kvd {
@@ -119,79 +120,115 @@ constexpr Route routes[] = {
 
 // ---- matching ----
 
-// Takes what stands before the next '/' off the front of `path`; false if nothing is left.
-bool take_segment(std::string_view& path, std::string_view& segment) {
-    if (path.empty() || path.front() != '/') return false;
-    std::size_t end = std::min(path.find('/', 1), path.size());
-    segment = path.substr(1, end - 1);
-    path.remove_prefix(end);
-    return true;
+constexpr std::string_view base = "/api/v1/kv";
+
+// What stands between the slashes behind the base. A path may have more than any pattern: those are not told apart.
+struct Segments {
+    explicit Segments(std::string_view whole) : path(whole) {
+        std::string_view left = whole;
+        while (!left.empty() && left.front() == '/' && count < list.size()) {
+            starts[count] = whole.size() - left.size() + 1;
+            const std::size_t end = std::min(left.find('/', 1), left.size());
+            list[count++] = left.substr(1, end - 1);
+            left.remove_prefix(end);
+        }
+        is_whole = left.empty();
+    }
+    std::string_view rest_from(std::size_t index) const { return path.substr(starts[index]); }
+
+    std::string_view path;
+    std::array<std::string_view, 5> list;
+    std::array<std::size_t, 5> starts{};
+    std::size_t count = 0;
+    bool is_whole = false;
+};
+
+// A pattern, taken apart once. `{key}` takes the rest of the path, of which `suffix` ("rotate") must be the end.
+struct Pattern {
+    explicit Pattern(const Route& route) : segments(std::string_view(route.pattern).substr(base.size())) {
+        for (std::size_t i = 0; i < segments.count; ++i) {
+            if (segments.list[i] != "{key}") continue;
+            has_key = true;
+            if (i + 1 < segments.count) suffix = segments.list[i + 1];
+            segments.count = i;
+        }
+    }
+
+    std::size_t length() const { return segments.path.size(); }
+
+    Segments segments;
+    bool has_key = false;
+    std::string_view suffix;
+};
+
+const std::vector<Pattern>& patterns() {
+    static const std::vector<Pattern> all(std::begin(routes), std::end(routes));
+    return all;
 }
 
-// What a pattern's parameters stand for, still encoded. `key` takes the rest of the path.
+// What a pattern's parameters stand for, still encoded.
 struct RawParameters {
     std::string_view ns;
     std::string_view key;
 };
 
-std::optional<RawParameters> match_pattern(std::string_view pattern, std::string_view path) {
+std::optional<RawParameters> match_pattern(const Pattern& pattern, const Segments& path) {
+    const std::size_t count = pattern.segments.count;
+    if (pattern.has_key ? path.count <= count : path.count != count || !path.is_whole) return std::nullopt;
     RawParameters raw;
-    std::string_view wanted;
-    std::string_view given;
-    while (take_segment(pattern, wanted)) {
-        if (wanted == "{key}") {
-            if (path.empty()) return std::nullopt;
-            raw.key = path.substr(1);
-            return raw;
-        }
-        if (!take_segment(path, given)) return std::nullopt;
-        if (wanted == "{id}" || wanted == "{nsId}") raw.ns = given;
-        else if (wanted == "{file}") raw.key = given;
-        else if (wanted != given) return std::nullopt;
+    for (std::size_t i = 0; i < count; ++i) {
+        const std::string_view wanted = pattern.segments.list[i];
+        if (wanted == "{id}" || wanted == "{nsId}") raw.ns = path.list[i];
+        else if (wanted == "{file}") raw.key = path.list[i];
+        else if (wanted != path.list[i]) return std::nullopt;
     }
-    if (!path.empty()) return std::nullopt;
+    if (pattern.has_key) raw.key = path.rest_from(count);
     return raw;
 }
 
-// "rotate" for ".../entries/{key}/rotate": what stands behind the key; empty for other patterns.
-std::string_view suffix_of(std::string_view pattern) {
-    std::size_t key = pattern.find("{key}/");
-    return key == std::string_view::npos ? std::string_view{} : pattern.substr(key + 6);
-}
-
-// Cuts "/rotate" off the end of a decoded key. The key itself may not end so, which makes the path of an operation unambiguous.
-bool cut_suffix(std::string& key, std::string_view suffix) {
+// Whether a decoded key ends in "/rotate". The key itself may not, which makes the path of an operation unambiguous.
+bool has_suffix(std::string_view key, std::string_view suffix) {
     if (suffix.empty()) return true;
-    if (key.size() <= suffix.size() || !key.ends_with(suffix)) return false;
-    std::size_t cut = key.size() - suffix.size() - 1;
-    if (key[cut] != '/') return false;
-    key.resize(cut);
-    return true;
+    return key.size() > suffix.size() && key.ends_with(suffix) && key[key.size() - suffix.size() - 1] == '/';
 }
 
-void decode(std::string_view raw, std::string& into, std::optional<kv::Error>& fault, kv::Errc code, const char* field) {
+std::optional<kv::Error> decode(std::string_view raw, std::string& into, kv::Errc code, const char* field) {
     if (std::optional<std::string> decoded = percent_decode(raw)) {
         into = *std::move(decoded);
-        return;
+        return std::nullopt;
     }
-    fault = kv::Error{code, "the path has a malformed percent escape"};
-    fault->field = field;
+    kv::Error fault{code, "the path has a malformed percent escape"};
+    fault.field = field;
+    return fault;
 }
 
-// The path alone fits the route.
-std::optional<RouteMatch> match_path(const Route& route, std::string_view path) {
-    std::optional<RawParameters> raw = match_pattern(route.pattern, path);
-    if (!raw) return std::nullopt;
-    RouteMatch match;
-    match.route = &route;
-    // A key that does not decode belongs to its route all the same: the escape is what its sender should hear of.
-    std::string key(raw->key);
-    decode(raw->key, key, match.fault, kv::Errc::invalid_key, "keyPath");
-    if (!cut_suffix(key, suffix_of(route.pattern))) return std::nullopt;
-    if (!match.fault) match.key = std::move(key);
-    decode(raw->ns, match.ns, match.fault, kv::Errc::invalid_request, "id");
-    return match;
-}
+// The parameters of one path, decoded once however many routes it fits. A key that does not decode belongs to its
+// route all the same: the escape is what its sender should hear of.
+class Parameters {
+public:
+    // What stands where, by a route that fits.
+    void read(const RawParameters& raw) {
+        if (raw.key.data() == raw_.key.data() && raw.ns.data() == raw_.ns.data()) return;
+        raw_ = raw;
+        key_fault_ = decode(raw.key, key_, kv::Errc::invalid_key, "keyPath");
+        if (key_fault_) key_ = raw.key;
+    }
+    const std::string& key() const { return key_; }
+    RouteMatch take(const Route& route, std::string_view suffix) {
+        RouteMatch match;
+        match.route = &route;
+        if (!suffix.empty()) key_.resize(key_.size() - suffix.size() - 1);
+        if (!key_fault_) match.key = std::move(key_);
+        match.fault = std::move(key_fault_);
+        if (auto fault = decode(raw_.ns, match.ns, kv::Errc::invalid_request, "id")) match.fault = std::move(fault);
+        return match;
+    }
+
+private:
+    RawParameters raw_;
+    std::string key_;
+    std::optional<kv::Error> key_fault_;
+};
 
 bool serves(const Route& route, std::string_view method) {
     return method == route.method || (method == "HEAD" && route.serves_head);
@@ -201,6 +238,33 @@ void allow(std::string& list, const Route& route) {
     if (!list.empty()) list += ", ";
     list += route.method;
     if (route.serves_head) list += ", HEAD";
+}
+
+// Calls f(route, pattern) for every route of the listener that the path fits, whatever the method.
+template <class F>
+void for_each_fitting(const Segments& path, ListenerKind listener, Parameters& parameters, F f) {
+    for (std::size_t i = 0; i < std::size(routes); ++i) {
+        if (routes[i].listener != listener) continue;
+        const Pattern& pattern = patterns()[i];
+        const std::optional<RawParameters> raw = match_pattern(pattern, path);
+        if (!raw) continue;
+        parameters.read(*raw);
+        if (has_suffix(parameters.key(), pattern.suffix)) f(routes[i], pattern);
+    }
+}
+
+// No route takes the method: which do others take, of the pattern that says most?
+NoRoute no_route(const Segments& path, ListenerKind listener) {
+    Parameters parameters;
+    std::string allowed;
+    std::size_t allowed_length = 0;
+    for_each_fitting(path, listener, parameters, [&](const Route& route, const Pattern& pattern) {
+        if (pattern.length() > allowed_length) allowed.clear();
+        if (pattern.length() >= allowed_length) allow(allowed, route);
+        allowed_length = std::max(allowed_length, pattern.length());
+    });
+    if (allowed.empty()) return {{kv::Errc::not_found, "no such route"}, {}};
+    return {{kv::Errc::method_not_allowed, "this route does not take the method"}, std::move(allowed)};
 }
 
 // A key as an audit row may hold it: a request that is refused may have sent anything.
@@ -295,30 +359,26 @@ std::string routes_json() {
 }
 
 std::variant<RouteMatch, NoRoute> match_route(std::string_view method, std::string_view raw_path, ListenerKind listener) {
-    std::optional<RouteMatch> found;
-    std::string allowed;
-    std::size_t allowed_length = 0;
-    for (const Route& route : routes) {
-        if (route.listener != listener) continue;
-        std::optional<RouteMatch> match = match_path(route, raw_path);
-        if (!match) continue;
+    if (!raw_path.starts_with(base)) return NoRoute{{kv::Errc::not_found, "no such route"}, {}};
+    const Segments path(raw_path.substr(base.size()));
+    Parameters parameters;
+    const Route* found = nullptr;
+    const Pattern* found_pattern = nullptr;
+    for_each_fitting(path, listener, parameters, [&](const Route& route, const Pattern& pattern) {
         // An operation's pattern says more than the one whose key would swallow its name.
-        std::size_t length = std::string_view(route.pattern).size();
-        if (serves(route, method) && (!found || length > std::string_view(found->route->pattern).size())) {
-            found = std::move(match);
-        }
-        if (length > allowed_length) allowed.clear();
-        if (length >= allowed_length) allow(allowed, route);
-        allowed_length = std::max(allowed_length, length);
-    }
-    if (found) return *std::move(found);
-    if (allowed.empty()) return NoRoute{{kv::Errc::not_found, "no such route"}, {}};
-    return NoRoute{{kv::Errc::method_not_allowed, "this route does not take the method"}, std::move(allowed)};
+        const bool is_better = found == nullptr || pattern.length() > found_pattern->length();
+        if (!is_better || !serves(route, method)) return;
+        found = &route;
+        found_pattern = &pattern;
+    });
+    if (found == nullptr) return no_route(path, listener);
+    parameters.read(*match_pattern(*found_pattern, path));
+    return parameters.take(*found, found_pattern->suffix);
 }
 
 Router::Router(kv::Client& client) : client_(client) {}
 
-void Router::handle(RouteMatch match, HttpRequest request, kv::Actor actor, std::function<void(HttpResponse)> done) {
+void Router::handle(RouteMatch&& match, HttpRequest&& request, kv::Actor&& actor, std::function<void(HttpResponse)> done) {
     const Route& route = *match.route;
     if (route.answer) return done(guarded(request.request_id, [&] { return answer_document(match, request); }));
 
@@ -330,8 +390,8 @@ void Router::handle(RouteMatch match, HttpRequest request, kv::Actor actor, std:
     }
     // Shared because std::function copies what it holds.
     auto flight = std::make_shared<InFlight>(InFlight{std::move(match), std::move(request), std::move(done)});
-    client_.submit(std::move(actor), *std::move(parsed),
-                   [flight](kv::Result<kv::Reply> reply) { answer(*flight, std::move(reply)); });
+    Turn::submit(client_, {std::move(actor), *std::move(parsed),
+                           [flight](kv::Result<kv::Reply> reply) { answer(*flight, std::move(reply)); }});
 }
 
 void Router::refuse(const Route* route, const HttpRequest& request, kv::Actor actor, kv::Error error,
@@ -350,7 +410,7 @@ void Router::refuse(kv::RecordRefusal refusal, std::string request_id, kv::Actor
                      done = std::move(done)](kv::Result<kv::Reply> reply) {
         done(guarded(request_id, [&] { return problem(reply ? error : reply.error(), request_id); }));
     };
-    client_.submit(std::move(actor), kv::Request(std::move(refusal)), std::move(recorded));
+    Turn::submit(client_, {std::move(actor), kv::Request(std::move(refusal)), std::move(recorded)});
 }
 
 }  // namespace kvd

@@ -79,7 +79,7 @@ public:
 
     // Parses, submits, renders. `done` is called once, from any thread, perhaps before this returns. `request` moves
     // in and lives until then. A body that does not parse is answered as a problem and recorded (kv::RecordRefusal).
-    void handle(RouteMatch match, HttpRequest request, kv::Actor actor, std::function<void(HttpResponse)> done);
+    void handle(RouteMatch&& match, HttpRequest&& request, kv::Actor&& actor, std::function<void(HttpResponse)> done);
 
     // Records a refusal that happened before a request existed (no credential, body too large), and answers it. The
     // answer waits for the audit row.

@@ -69,7 +69,7 @@ Service::Verdict ApiService::judge(const HttpRequest& request, std::string_view 
     return judge_route(ListenerKind::api, request, authorization, tokens_, limits_);
 }
 
-void ApiService::handle(Verdict verdict, HttpRequest request, Done done) {
+void ApiService::handle(Verdict&& verdict, HttpRequest&& request, Done done) {
     router_.handle(std::move(verdict.match), std::move(request), std::move(verdict.actor), std::move(done));
 }
 

@@ -31,7 +31,7 @@ public:
     // `request` lacks its body still.
     virtual Verdict judge(const HttpRequest& request, std::string_view authorization) = 0;
     // Both call `done` once, from any thread, perhaps before they return.
-    virtual void handle(Verdict verdict, HttpRequest request, Done done) = 0;
+    virtual void handle(Verdict&& verdict, HttpRequest&& request, Done done) = 0;
     virtual void refuse(Verdict verdict, const HttpRequest& request, kv::Error error, Done done) = 0;
 };
 
@@ -54,7 +54,7 @@ public:
     ApiService(Router& router, const TokenStore& tokens, const Health& health, const Limits& limits);
 
     Verdict judge(const HttpRequest& request, std::string_view authorization) override;
-    void handle(Verdict verdict, HttpRequest request, Done done) override;
+    void handle(Verdict&& verdict, HttpRequest&& request, Done done) override;
     void refuse(Verdict verdict, const HttpRequest& request, kv::Error error, Done done) override;
 
 private:

@@ -35,6 +35,12 @@ std::string address_of(const net::ip::tcp::endpoint& endpoint) {
     return address.to_string();
 }
 
+// As the access log shows it: what is no method may be anything, the middle of a body, say, if its length was wrong.
+std::string shown_method(const std::string& method) {
+    constexpr const char* known[] = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT"};
+    return std::find(std::begin(known), std::end(known), method) != std::end(known) ? method : "other";
+}
+
 Error overloaded() { return {Errc::overloaded, "too many bytes of bodies and answers are under way"}; }
 
 }  // namespace
@@ -409,7 +415,7 @@ void Session::deliver(Worker& worker, const std::weak_ptr<Session>& weak, std::u
     if (worker.is_current()) {
         const std::shared_ptr<Session> session = weak.lock();
         if (!session) return;
-        if (session->running_) return ((*session).*take)(sequence, std::move(given));
+        if (session->running_ || worker.is_answering()) return ((*session).*take)(sequence, std::move(given));
     }
     net::post(worker.context(), [weak, sequence, take, given = std::move(given)]() mutable {
         if (const std::shared_ptr<Session> session = weak.lock()) ((*session).*take)(sequence, std::move(given));
@@ -560,7 +566,7 @@ Session::Step Session::finish_write() {
 
 void Session::log_request(Clock::duration took) {
     const auto microseconds = std::chrono::duration_cast<std::chrono::microseconds>(took).count();
-    context_.log.info("request", {{"method", method_},
+    context_.log.info("request", {{"method", shown_method(method_)},
                                   {"operation", context_.metrics.name_of(operation_)},
                                   {"status", std::to_string(answer_->status)},
                                   {"microseconds", std::to_string(microseconds)},

@@ -15,6 +15,7 @@
 #include "kv/store.h"
 #include "kvd/commands.h"
 #include "kvd/files.h"
+#include "kvd/tool.h"
 
 namespace kvd {
 namespace {
@@ -115,8 +116,8 @@ kv::Result<kv::BackupInfo> copy(kv::BackupReader& reader, Destination& destinati
 
 kv::Result<kv::BackupInfo> back_up(const Command& command, kv::KeyProvider& keys, Destination& destination) {
     const auto clock = kv::make_system_clock();
-    KV_TRY(const auto storage, at(command.storage, kv::open_storage(command.storage, kv::Access::read_only, *clock)));
-    KV_TRY(const auto reader, at(command.storage, kv::open_backup(*storage, keys)));
+    KV_TRY(const auto storage, at(shown_storage(command.storage), kv::open_storage(command.storage, kv::Access::read_only, *clock)));
+    KV_TRY(const auto reader, at(shown_storage(command.storage), kv::open_backup(*storage, keys)));
     return copy(*reader, destination);
 }
 
@@ -242,8 +243,8 @@ kv::Result<void> must_exist(const std::string& uri) {
 kv::Result<std::string> begin_epoch(const Command& command, kv::KeyProvider& keys) {
     KV_CHECK(must_exist(command.storage));
     const auto clock = kv::make_system_clock();
-    KV_TRY(const auto storage, at(command.storage, kv::open_storage(command.storage, kv::Access::read_write, *clock)));
-    return at(command.storage, kv::begin_epoch(*storage, keys));
+    KV_TRY(const auto storage, at(shown_storage(command.storage), kv::open_storage(command.storage, kv::Access::read_write, *clock)));
+    return at(shown_storage(command.storage), kv::begin_epoch(*storage, keys));
 }
 
 }  // namespace

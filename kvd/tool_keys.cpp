@@ -53,8 +53,8 @@ int run_check_key(const Command& command, const SecretVariables& variables) {
     if (!keys) return fail(exit_config, keys.error().message);
     const auto found = check(command.storage, **keys);
     if (found == kv::Errc::wrong_key || found == kv::Errc::integrity)
-        return fail(exit_not_good, command.storage + ": " + found.error().message);
-    if (!found) return fail(exit_code_of(found.error().code), command.storage + ": " + found.error().message);
+        return fail(exit_not_good, shown_storage(command.storage) + ": " + found.error().message);
+    if (!found) return fail(exit_code_of(found.error().code), shown_storage(command.storage) + ": " + found.error().message);
     if (const int code = print(show(*found)); code != exit_ok) return code;
     if (found->unwrapped == 0) return exit_ok;
     return fail(exit_not_good, command.storage + ": the master key " + found->key_id + " opens only a part: " +
@@ -63,7 +63,7 @@ int run_check_key(const Command& command, const SecretVariables& variables) {
 
 int run_forget_master_key(const Command& command, const SecretVariables& variables) {
     auto store = open_store(command.storage, variables);
-    if (!store) return fail(exit_code_of(store.error().code), command.storage + ": " + store.error().message);
+    if (!store) return fail(exit_code_of(store.error().code), shown_storage(command.storage) + ": " + store.error().message);
     const auto dropped = (*store)->forget_master_key(kv::Actor::trusted("operator"), command.key_id);
     if (dropped == kv::Errc::invalid_state || dropped == kv::Errc::integrity) return fail(exit_not_good, dropped.error().message);
     if (!dropped) return fail(exit_code_of(dropped.error().code), dropped.error().message);

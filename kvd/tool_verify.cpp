@@ -180,7 +180,7 @@ int print_report(const kv::VerifyReport& report, bool as_json_object) {
 
 int run_verify(const Command& command, const SecretVariables& variables) {
     const auto report = verify(command, variables);
-    if (!report) return fail(exit_code_of(report.error().code), command.storage + ": " + report.error().message);
+    if (!report) return fail(exit_code_of(report.error().code), shown_storage(command.storage) + ": " + report.error().message);
     return print_report(*report, command.json);
 }
 
@@ -189,9 +189,9 @@ int run_audit_key_export(const Command& command, const SecretVariables& variable
     if (!keys) return fail(exit_config, keys.error().message);
     const auto clock = kv::make_system_clock();
     const auto storage = kv::open_storage(command.storage, kv::Access::read_only, *clock);
-    if (!storage) return fail(exit_code_of(storage.error().code), command.storage + ": " + storage.error().message);
+    if (!storage) return fail(exit_code_of(storage.error().code), shown_storage(command.storage) + ": " + storage.error().message);
     const auto key = kv::export_audit_key(**storage, **keys);
-    if (!key) return fail(exit_code_of(key.error().code), command.storage + ": " + key.error().message);
+    if (!key) return fail(exit_code_of(key.error().code), shown_storage(command.storage) + ": " + key.error().message);
     std::string text = kv::base64_encode(key->reveal()) + "\n";
     int code = exit_ok;
     if (command.out.empty()) {

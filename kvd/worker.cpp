@@ -17,7 +17,8 @@ thread_local const Worker* worker_of_this_thread = nullptr;
 
 }  // namespace
 
-Worker::Worker(Metrics& metrics, std::chrono::milliseconds tick) : metrics_(metrics), tick_(tick) {}
+Worker::Worker(Metrics& metrics, std::chrono::milliseconds tick)
+    : metrics_(metrics), tick_(tick), turn_([this](void (Turn::*call)()) { net::post(context_, [this, call] { (turn_.*call)(); }); }) {}
 
 // Closed here, sessions whose last handler dies with the context have nothing left to do with the list.
 Worker::~Worker() {
@@ -31,6 +32,7 @@ bool Worker::is_current() const noexcept { return worker_of_this_thread == this;
 
 void Worker::run() {
     worker_of_this_thread = this;
+    turn_.enter();
     const auto work = net::make_work_guard(context_);
     for (;;) {
         try {
@@ -40,6 +42,7 @@ void Worker::run() {
             metrics_.exceptions.fetch_add(1, std::memory_order_relaxed);
         }
     }
+    turn_.leave();
     worker_of_this_thread = nullptr;
 }
 

@@ -8,6 +8,8 @@
 #include <string>
 #include <vector>
 
+#include "kvd/turn.h"
+
 namespace kvd {
 
 class Metrics;
@@ -28,6 +30,8 @@ public:
     void run();
     void stop() { context_.stop(); }
     bool is_current() const noexcept;
+    // On the worker's thread, and no session is in the middle of anything.
+    bool is_answering() const noexcept { return is_current() && turn_.is_answering(); }
 
     void add(std::shared_ptr<Session> session);
     void remove(const Session& session) noexcept;
@@ -50,6 +54,7 @@ private:
     bool tick_armed_ = false;
     boost::uuids::random_generator_mt19937 ids_;
     boost::asio::io_context context_{1};  // before what lives on it
+    Turn turn_;
     // The list owns the sessions, and their handlers share in it while an operation is pending. Nobody outside the worker's
     // thread ever holds one, or its destructor could run there.
     std::vector<std::shared_ptr<Session>> sessions_;

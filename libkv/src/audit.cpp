@@ -4,6 +4,7 @@
 
 #include "kv/secret.h"
 #include "text.h"
+#include "thread_buffer.h"
 
 namespace kv {
 namespace {
@@ -61,11 +62,11 @@ std::optional<AuditHead> read_head_record(const AuditRecord& record) {
 }
 
 Mac audit_mac(const crypto::Key& stream_key, const Mac& previous, const AuditRecord& record) {
-    thread_local BytesWriter canonical;  // keeps its buffer: this runs once for every read and write
-    canonical.clear();
-    write_canonical(record, canonical);
-    return crypto::blake2b_keyed(
-        stream_key, {std::string_view(reinterpret_cast<const char*>(previous.data()), previous.size()), canonical.str()});
+    return with_thread_buffer([&](BytesWriter& canonical) {
+        write_canonical(record, canonical);
+        return crypto::blake2b_keyed(
+            stream_key, {std::string_view(reinterpret_cast<const char*>(previous.data()), previous.size()), canonical.str()});
+    });
 }
 
 AuditChain::AuditChain(const StreamId& stream, const crypto::Key& stream_key) : key_(stream_key) {

@@ -1,6 +1,5 @@
 #include "kv/clock.h"
 
-#include <cstdio>
 #include <ctime>
 
 namespace kv {
@@ -39,6 +38,13 @@ bool read_digits(std::string_view& text, int count, int& value) {
     }
     text.remove_prefix(count);
     return true;
+}
+
+void write_digits(std::string& text, std::size_t at, std::size_t count, int value) {
+    while (count-- > 0) {
+        text[at + count] = static_cast<char>('0' + value % 10);
+        value /= 10;
+    }
 }
 
 bool read_char(std::string_view& text, std::string_view any_of) {
@@ -84,12 +90,19 @@ std::string format_time(Time time) {
     const auto day = chr::floor<chr::days>(time);
     const chr::year_month_day date{day};
     const chr::hh_mm_ss clock{chr::floor<chr::milliseconds>(time - day)};
-    char buffer[48];
-    std::snprintf(buffer, sizeof buffer, "%04d-%02u-%02uT%02d:%02d:%02d.%03dZ", static_cast<int>(date.year()),
-                  static_cast<unsigned>(date.month()), static_cast<unsigned>(date.day()),
-                  static_cast<int>(clock.hours().count()), static_cast<int>(clock.minutes().count()),
-                  static_cast<int>(clock.seconds().count()), static_cast<int>(clock.subseconds().count()));
-    return buffer;
+    const int year = static_cast<int>(date.year());
+    // RFC 3339 has four digits. Beyond them lies no time of ours, only what others wrote into a row.
+    if (year < 0) return "0000-01-01T00:00:00.000Z";
+    if (year > 9999) return "9999-12-31T23:59:59.999Z";
+    std::string text = "0000-00-00T00:00:00.000Z";
+    write_digits(text, 0, 4, year);
+    write_digits(text, 5, 2, static_cast<int>(static_cast<unsigned>(date.month())));
+    write_digits(text, 8, 2, static_cast<int>(static_cast<unsigned>(date.day())));
+    write_digits(text, 11, 2, static_cast<int>(clock.hours().count()));
+    write_digits(text, 14, 2, static_cast<int>(clock.minutes().count()));
+    write_digits(text, 17, 2, static_cast<int>(clock.seconds().count()));
+    write_digits(text, 20, 3, static_cast<int>(clock.subseconds().count()));
+    return text;
 }
 
 std::optional<Time> parse_time(std::string_view text) {

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <iterator>
 #include <utility>
 
 #include "crypto/random.h"
@@ -55,6 +56,16 @@ void CommitQueue::submit(std::unique_ptr<GroupItem> item, bool wakes) {
     {
         std::lock_guard lock(mutex_);
         queue_.push_back(std::move(item));
+        wake_lane = wakes && !is_led_;
+    }
+    if (wake_lane) lane_.notify_one();
+}
+
+void CommitQueue::submit(std::vector<std::unique_ptr<GroupItem>> items, bool wakes) {
+    bool wake_lane = false;
+    {
+        std::lock_guard lock(mutex_);
+        std::move(items.begin(), items.end(), std::back_inserter(queue_));
         wake_lane = wakes && !is_led_;
     }
     if (wake_lane) lane_.notify_one();

@@ -86,6 +86,7 @@ public:
 
     // `wakes` false: the caller will lead_until() at once.
     void submit(std::unique_ptr<GroupItem> item, bool wakes = true);
+    void submit(std::vector<std::unique_ptr<GroupItem>> items, bool wakes = true);
     // Waits until `done`, leading groups meanwhile if nobody else does. Whoever sets `done` calls wake_waiters() after.
     void lead_until(const std::atomic<bool>& done);
     void wake_waiters();
@@ -105,7 +106,7 @@ public:
         std::uint64_t unknown = 0;
         std::uint64_t audit_rows = 0;
         std::uint64_t queued = 0;
-        Latencies latency;
+        Latencies latency{};
     };
     Stats stats() const;
 

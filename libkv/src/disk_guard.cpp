@@ -30,19 +30,21 @@ void DiskGuard::look() {
     // What erased rows left in the database is room as well, and so is the log that a quiet moment gives back: otherwise
     // writes would come back with it and be refused again a moment later.
     const std::uint64_t wal = std::min(stats.wal_bytes, free_min_ / 2);
-    // Letting go of what was held back makes no room for writes either.
-    const std::uint64_t room = *stats.disk_free_bytes + stats.reusable_bytes + wal;
-    const std::uint64_t owed = is_held_back_ ? 0 : reserve_bytes_;
-    enter(judge(room > owed ? room - owed : 0));
+    enter(judge(*stats.disk_free_bytes + stats.reusable_bytes + wal));
 }
 
 DiskGuard::State DiskGuard::judge(std::uint64_t room) const {
     const State now = state_.load(std::memory_order_relaxed);
     // Leaving a state takes a little more room than entering it, so that it does not flicker.
-    const auto is_below = [&](State state, std::uint64_t bound) { return room < (now >= state ? bound + bound / 8 : bound); };
-    if (is_below(State::empty, free_min_ / 8)) return State::empty;
-    if (is_below(State::low, free_min_)) return State::low;
-    return is_below(State::tight, free_min_ * 2) ? State::tight : State::roomy;
+    const auto is_below = [&](State state, std::uint64_t bytes, std::uint64_t bound) {
+        return bytes < (now >= state ? bound + bound / 8 : bound);
+    };
+    // What was held back and let go of is room for what makes room, and for nothing else.
+    if (is_below(State::empty, room, free_min_ / 8)) return State::empty;
+    const std::uint64_t owed = is_held_back_ ? 0 : reserve_bytes_;
+    const std::uint64_t for_writes = room > owed ? room - owed : 0;
+    if (is_below(State::low, for_writes, free_min_)) return State::low;
+    return is_below(State::tight, for_writes, free_min_ * 2) ? State::tight : State::roomy;
 }
 
 void DiskGuard::adjust_reserve(std::uint64_t disk_free) {

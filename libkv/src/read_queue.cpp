@@ -1,6 +1,7 @@
 #include "read_queue.h"
 
 #include <algorithm>
+#include <iterator>
 
 namespace kv {
 namespace {
@@ -71,26 +72,37 @@ ReadQueue::ReadQueue(const Reader& reader, CommitQueue& commits, Denials& denial
 
 ReadQueue::~ReadQueue() { stop(); }
 
-void ReadQueue::submit(std::unique_ptr<ReadItem> item, bool caller_waits) {
-    const bool is_point = Reader::is_point_read(item->operation.request);
-    Batch batch;
-    {
-        std::lock_guard lock(mutex_);
-        if (!is_point && !caller_waits) {
-            scans_.push_back(std::move(item));
-        } else if (is_point && leaders_ >= readers_) {
-            waiting_.push_back(std::move(item));
-            return;
-        } else {
-            batch.push_back(std::move(item));
-            ++leaders_;
-        }
+void ReadQueue::submit(Batch batch, bool caller_waits) {
+    try {
+        if (share_out(batch, caller_waits) > 0) work_.notify_all();
+    } catch (...) {
+        work_.notify_all();  // for what was shared out before the memory ended
+        throw;
     }
-    if (batch.empty()) {
-        work_.notify_one();
-    } else {
-        lead(std::move(batch), caller_waits);
-    }
+    if (!batch.empty()) lead(std::move(batch), caller_waits);
+}
+
+// Leaves in the batch what the caller reads itself. How much went to the threads of the queue.
+std::size_t ReadQueue::share_out(Batch& batch, bool caller_waits) {
+    std::lock_guard lock(mutex_);
+    const bool is_point = Reader::is_point_read(batch.front()->operation.request);  // a caller that waits has but one
+    if (!caller_waits) put_scans_aside(batch);
+    std::size_t kept = std::min(batch.size(), batch_max);
+    if ((is_point || !caller_waits) && leaders_ >= readers_) kept = 0;
+    const auto rest = batch.begin() + static_cast<std::ptrdiff_t>(kept);
+    std::move(rest, batch.end(), std::back_inserter(waiting_));  // whoever leads takes them next
+    batch.erase(rest, batch.end());
+    if (!batch.empty()) ++leaders_;
+    return scans_.size();
+}
+
+// With the lock held.
+void ReadQueue::put_scans_aside(Batch& batch) {
+    const auto first = std::stable_partition(batch.begin(), batch.end(), [](const std::unique_ptr<ReadItem>& item) {
+        return Reader::is_point_read(item->operation.request);
+    });
+    std::move(first, batch.end(), std::back_inserter(scans_));
+    batch.erase(first, batch.end());
 }
 
 // Carries out a batch, and what gathered meanwhile. Where a batch ends for want of memory its tickets say so.
@@ -156,12 +168,6 @@ void ReadQueue::run_batch(Batch batch, bool caller_waits) {
         stats_.reads += size;
         count_group_size(stats_.group_sizes, size);
     }
-    record(std::move(batch), caller_waits);
-}
-
-void ReadQueue::release(std::unique_ptr<ReadItem> item, bool caller_waits) {
-    Batch batch;
-    batch.push_back(std::move(item));
     record(std::move(batch), caller_waits);
 }
 

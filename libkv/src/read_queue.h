@@ -72,11 +72,12 @@ public:
     ReadQueue(const Reader& reader, CommitQueue& commits, Denials& denials, const InFlight& in_flight, Settings settings);
     ~ReadQueue();
 
+    using Batch = std::vector<std::unique_ptr<ReadItem>>;
     // `caller_waits`: the caller will lead the commit of what is to be recorded (CommitQueue::lead_until), and reads on
     // its own thread, whatever it is.
-    void submit(std::unique_ptr<ReadItem> item, bool caller_waits);
-    // Records and answers an item that was refused before it was read: its reply and audit rows are there already.
-    void release(std::unique_ptr<ReadItem> item, bool caller_waits);
+    void submit(Batch batch, bool caller_waits);
+    // Records and answers items that were refused before they were read: their replies and audit rows are there already.
+    void release(Batch batch, bool caller_waits) { record(std::move(batch), caller_waits); }
     void stop();
 
     struct Stats {
@@ -89,10 +90,11 @@ public:
     Stats stats() const;
 
 private:
-    using Batch = std::vector<std::unique_ptr<ReadItem>>;
     void lead(Batch batch, bool caller_waits) noexcept;
     void run_batch(Batch batch, bool caller_waits);
     void record(Batch batch, bool caller_waits);
+    std::size_t share_out(Batch& batch, bool caller_waits);
+    void put_scans_aside(Batch& batch);
     bool next_batch(Batch& batch) noexcept;
     bool has_room() const;
     void fold(std::vector<AuditRecord>& rows);

@@ -65,10 +65,12 @@ Result<std::shared_ptr<const NamespaceRow>> Reader::Run::find_namespace(const Na
 }
 
 // What comes before every other judgement of a read in a namespace.
-Result<void> Reader::Run::enter(const Actor& actor, const NamespaceRow* ns) const {
+Result<void> Reader::Run::enter(const Actor& actor, const NamespaceRow* ns) {
     KV_CHECK(may_touch(actor, ns));
-    if (vault_.is_intact(*ns)) return {};
-    return tampered_namespace();
+    if (ns == intact_) return {};
+    if (!vault_.is_intact(*ns)) return tampered_namespace();
+    if (shares_rows_) intact_ = ns;
+    return {};
 }
 
 // In a page an entry that does not open carries its error instead of its value.
@@ -152,6 +154,7 @@ void Reader::Run::point(std::vector<ReadItem*>& items) {
     }
     auto found = storage_.find(refs, Want{true, false});
     auto now = settings_.time.now(storage_);
+    shares_rows_ = true;
     for (std::size_t i = 0; i < items.size(); ++i) {
         ReadItem& item = *items[i];
         if (!found || !now) {
@@ -168,6 +171,8 @@ void Reader::Run::point(std::vector<ReadItem*>& items) {
             fail(item, one.ns.get(), std::move(reply).error());
         }
     }
+    shares_rows_ = false;
+    intact_ = nullptr;
 }
 
 Result<Reply> Reader::Run::get_entry(ReadItem& item, const GetEntry& request, const Found& found, Time now) {

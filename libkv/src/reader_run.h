@@ -31,7 +31,7 @@ private:
     // ---- what every read does ----
     Result<std::shared_ptr<const NamespaceRow>> find_namespace(const NamespaceRef& ref);
     Result<Found> find_one(const EntryRef& ref, Want want);
-    Result<void> enter(const Actor& actor, const NamespaceRow* ns) const;
+    Result<void> enter(const Actor& actor, const NamespaceRow* ns);
     Result<void> show_value(const NamespaceRow& ns, const EntryRow& row, Entry& entry);
     AuditRecord record(const ReadItem& item, const NamespaceRow* ns, std::string_view key_path) const;
     void record_entry(ReadItem& item, const NamespaceRow& ns, const Entry& entry);
@@ -71,6 +71,8 @@ private:
     const Settings& settings_;
     const Limits& limits_;
     std::shared_ptr<const NamespaceRow> ns_;                              // of the item at hand
+    const NamespaceRow* intact_ = nullptr;                                // of a batch that shares its rows: judged already
+    bool shares_rows_ = false;                                            // and keeps them until it ends
     std::map<NamespaceId, std::shared_ptr<const NamespaceRow>> seen_;     // by audit rows of a page
 };
 

@@ -5,6 +5,7 @@
 
 #include "bytes.h"
 #include "crypto/random.h"
+#include "thread_buffer.h"
 
 namespace kv {
 namespace {
@@ -15,19 +16,20 @@ constexpr std::uint8_t algorithm = 1;  // AES-256-GCM
 constexpr std::size_t header_bytes = 1 + 1 + 1 + 4;
 static_assert(sealed_overhead_bytes == header_bytes + crypto::nonce_bytes + crypto::tag_bytes);
 
-// The view is good until the thread's next call: keeping the buffer saves an allocation for every value.
-std::string_view associated_data(const SealContext& context) {
-    thread_local BytesWriter writer;
-    writer.clear();
-    writer.u8(format);
-    writer.u8(algorithm);
-    writer.u32(context.generation);
-    writer.uuid(context.ns);
-    writer.uuid(context.entry_id);
-    writer.string(context.key_path);
-    writer.u64(context.version);
-    writer.u8(static_cast<std::uint8_t>(context.value_type));
-    return writer.str();
+// Calls `use` with the associated data.
+template <class Use>
+auto with_associated_data(const SealContext& context, Use use) {
+    return with_thread_buffer([&](BytesWriter& writer) {
+        writer.u8(format);
+        writer.u8(algorithm);
+        writer.u32(context.generation);
+        writer.uuid(context.ns);
+        writer.uuid(context.entry_id);
+        writer.string(context.key_path);
+        writer.u64(context.version);
+        writer.u8(static_cast<std::uint8_t>(context.value_type));
+        return use(std::string_view(writer.str()));
+    });
 }
 
 void write_header(char* out, std::uint32_t generation) {
@@ -58,7 +60,9 @@ Result<std::string> seal_value_with_nonce(const crypto::AesGcm& key, const SealC
     std::string record(sealed_overhead_bytes + plaintext.size(), '\0');
     write_header(record.data(), context.generation);
     std::copy(nonce.begin(), nonce.end(), record.begin() + header_bytes);
-    KV_CHECK(key.seal(nonce, associated_data(context), plaintext, record.data() + header_bytes + nonce.size()));
+    KV_CHECK(with_associated_data(context, [&](std::string_view associated) {
+        return key.seal(nonce, associated, plaintext, record.data() + header_bytes + nonce.size());
+    }));
     return record;
 }
 
@@ -71,7 +75,10 @@ Result<SecretBytes> open_value(const crypto::AesGcm& key, const SealContext& con
     crypto::Nonce nonce;
     std::copy_n(record.begin() + header_bytes, nonce.size(), nonce.begin());
     SecretBytes plaintext = SecretBytes::of_size(record.size() - sealed_overhead_bytes);
-    if (!key.open(nonce, associated_data(context), record.substr(header_bytes + nonce.size()), plaintext.mutable_data())) {
+    const std::string_view sealed = record.substr(header_bytes + nonce.size());
+    const bool is_open = with_associated_data(
+        context, [&](std::string_view associated) { return key.open(nonce, associated, sealed, plaintext.mutable_data()); });
+    if (!is_open) {
         return not_ours(context, "does not open: it was changed, moved or damaged");
     }
     return plaintext;

@@ -127,7 +127,7 @@ public:
           maintenance_(*storage_, vault_, commits_, denials_fold_, disk_, maintenance_settings()) {}
     ~Impl() { stop(); }
 
-    void start(Actor actor, Request request, Completion done, bool waits) noexcept;
+    void start(std::span<Submission> batch, bool waits) noexcept;
     Result<Reply> wait(const Actor& actor, Request request);
     StoreStats stats() const;
     Result<void> ready();
@@ -166,9 +166,16 @@ private:
     Result<void> find_room(const Request& request) const;
     Result<void> accept() const;
     Result<void> may_wait() const;
-    void begin(Actor actor, Request request, Ticket ticket, bool waits);
-    void start_write(Operation operation, Ticket ticket, bool waits);
-    void refuse(Operation operation, Ticket ticket, Error error, bool waits);
+    // What a batch comes to: each kind goes to its queue at once.
+    struct Intake {
+        std::vector<std::unique_ptr<ReadItem>> reads;
+        std::vector<std::unique_ptr<ReadItem>> refused;  // to be recorded and answered, no more
+        std::vector<std::unique_ptr<GroupItem>> writes;
+    };
+    void take_in(Submission& submission, Intake& intake) noexcept;
+    void begin(Operation operation, Ticket ticket, Intake& intake);
+    void begin_write(Operation operation, Ticket ticket, Intake& intake);
+    void refuse(Operation operation, Ticket ticket, Error error, Intake& intake);
     bool is_stopped_ = false;
     std::mutex stop_mutex_;
 };
@@ -218,26 +225,35 @@ Result<void> Store::Impl::accept() const {
     return {};
 }
 
-void Store::Impl::start(Actor actor, Request request, Completion done, bool waits) noexcept {
+// `waits`: the caller, who will lead what nobody leads yet. What a queue cannot take for want of memory says so itself.
+void Store::Impl::start(std::span<Submission> batch, bool waits) noexcept {
+    Intake intake;
+    for (Submission& submission : batch) take_in(submission, intake);
+    if (!intake.writes.empty()) attempt([&] { commits_.submit(std::move(intake.writes), !waits); });
+    if (!intake.refused.empty()) attempt([&] { reads_.release(std::move(intake.refused), waits); });
+    if (!intake.reads.empty()) attempt([&] { reads_.submit(std::move(intake.reads), waits); });
+}
+
+void Store::Impl::take_in(Submission& submission, Intake& intake) noexcept {
     // Not counted, or stop() would wait for callers that do not tire of asking.
     if (auto open = contain([&] { return is_open(); }); !open) {
         InFlight none;
-        Ticket(std::move(done), 0, none).answer(std::move(open).error());
+        Ticket(std::move(submission.done), 0, none).answer(std::move(open).error());
         return;
     }
-    Ticket ticket(std::move(done), request_bytes(request), in_flight_);
+    Ticket ticket(std::move(submission.done), request_bytes(submission.request), in_flight_);
     auto accepted = contain([&]() -> Result<void> {
         KV_CHECK(accept());
-        begin(std::move(actor), std::move(request), std::move(ticket), waits);
+        Operation operation;
+        operation.actor = std::move(submission.actor);
+        operation.request = std::move(submission.request);
+        begin(std::move(operation), std::move(ticket), intake);
         return {};
     });
     if (!accepted) ticket.answer(std::move(accepted).error());  // unless whoever had it by then did
 }
 
-void Store::Impl::begin(Actor actor, Request request, Ticket ticket, bool waits) {
-    Operation operation;
-    operation.actor = std::move(actor);
-    operation.request = std::move(request);
+void Store::Impl::begin(Operation operation, Ticket ticket, Intake& intake) {
     if (operation.actor.request_id.empty()) operation.actor.request_id = crypto::make_uuid(Time{}).to_string();
     // A refusal is recorded whatever was asked for; what is no key path at all is left out of the record.
     if (auto* refusal = std::get_if<RecordRefusal>(&operation.request)) {
@@ -249,34 +265,34 @@ void Store::Impl::begin(Actor actor, Request request, Ticket ticket, bool waits)
         // What is wrong with the items of a bulk write is told only to those who may write them.
         const bool is_bulk = std::holds_alternative<BulkSet>(operation.request) || std::holds_alternative<BulkDelete>(operation.request);
         if (!is_bulk || valid.error().items.empty()) {
-            refuse(std::move(operation), std::move(ticket), std::move(valid).error(), waits);
+            refuse(std::move(operation), std::move(ticket), std::move(valid).error(), intake);
             return;
         }
         operation.fault = std::move(valid).error();
     }
     if (is_write(operation.request)) {
-        start_write(std::move(operation), std::move(ticket), waits);
+        begin_write(std::move(operation), std::move(ticket), intake);
     } else {
-        reads_.submit(std::make_unique<ReadItem>(std::move(operation), std::move(ticket)), waits);
+        intake.reads.push_back(std::make_unique<ReadItem>(std::move(operation), std::move(ticket)));
     }
 }
 
-void Store::Impl::start_write(Operation operation, Ticket ticket, bool waits) {
+void Store::Impl::begin_write(Operation operation, Ticket ticket, Intake& intake) {
     normalise_values(operation, options_.limits);
     if (auto* put = std::get_if<PutEntry>(&operation.request); put != nullptr && !operation.values[0]) {
         Error error = operation.values[0].error();
         error.key_path = put->write.key_path;
-        refuse(std::move(operation), std::move(ticket), std::move(error), waits);
+        refuse(std::move(operation), std::move(ticket), std::move(error), intake);
         return;
     }
     if (auto room = find_room(operation.request); !room) {
-        refuse(std::move(operation), std::move(ticket), std::move(room).error(), waits);
+        refuse(std::move(operation), std::move(ticket), std::move(room).error(), intake);
         return;
     }
     auto now = time_.now(*storage_);
     auto drawn = now ? draw(operation, *keys_, *now) : Result<void>(now.error());
     if (!drawn) {
-        refuse(std::move(operation), std::move(ticket), std::move(drawn).error(), waits);
+        refuse(std::move(operation), std::move(ticket), std::move(drawn).error(), intake);
         return;
     }
     const auto* remove = std::get_if<DeleteNamespace>(&operation.request);
@@ -292,17 +308,17 @@ void Store::Impl::start_write(Operation operation, Ticket ticket, bool waits) {
             rest.answer(std::move(reply));
         };
     }
-    commits_.submit(std::move(item), !waits);
+    intake.writes.push_back(std::move(item));
 }
 
 // An operation that is wrong in itself: recorded, then answered.
-void Store::Impl::refuse(Operation operation, Ticket ticket, Error error, bool waits) {
+void Store::Impl::refuse(Operation operation, Ticket ticket, Error error, Intake& intake) {
     auto now = time_.now(*storage_);
     if (!check_actor(operation.actor)) operation.actor = {};  // what cannot be recorded
     auto item = std::make_unique<ReadItem>(std::move(operation), std::move(ticket));
     item->audit.push_back(failure_record(item->operation, error, now ? *now : Time{}, nullptr));
     item->reply = std::move(error);
-    reads_.release(std::move(item), waits);
+    intake.refused.push_back(std::move(item));
 }
 
 Result<Reply> Store::Impl::wait(const Actor& actor, Request request) {
@@ -313,11 +329,12 @@ Result<Reply> Store::Impl::wait(const Actor& actor, Request request) {
         Result<Reply> outcome = Reply(Done{});
     } waiter{commits_};
     // It captures so little that it takes no memory.
-    start(actor, std::move(request), [&waiter](Result<Reply> reply) {
-        waiter.outcome = std::move(reply);
-        waiter.is_done.store(true, std::memory_order_release);
-        waiter.commits.wake_waiters();
-    }, true);
+    Submission submission{actor, std::move(request), [&waiter](Result<Reply> reply) {
+                              waiter.outcome = std::move(reply);
+                              waiter.is_done.store(true, std::memory_order_release);
+                              waiter.commits.wake_waiters();
+                          }};
+    start(std::span(&submission, 1), true);
     commits_.lead_until(waiter.is_done);
     return std::move(waiter.outcome);
 }
@@ -476,6 +493,10 @@ void Store::Impl::stop() {
 // ---- Store ----
 
 Client::~Client() = default;
+
+void Client::submit(std::span<Submission> batch) {
+    for (Submission& one : batch) submit(std::move(one.actor), std::move(one.request), std::move(one.done));
+}
 Store::Store(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 // A child after fork has the store's memory but not its threads, whose locks may be held for ever: it lets go of all.
 Store::~Store() {
@@ -510,8 +531,10 @@ Result<std::unique_ptr<Store>> Store::open(std::unique_ptr<Clock> clock, std::un
 }
 
 void Store::submit(Actor actor, Request request, Completion done) {
-    impl_->start(std::move(actor), std::move(request), std::move(done), false);
+    Submission submission{std::move(actor), std::move(request), std::move(done)};
+    impl_->start(std::span(&submission, 1), false);
 }
+void Store::submit(std::span<Submission> batch) { impl_->start(batch, false); }
 
 Result<Reply> Store::wait(const Actor& actor, Request request) {
     return contain([&] { return impl_->wait(actor, std::move(request)); });

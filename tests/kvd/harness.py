@@ -3,8 +3,10 @@
 Nothing here sleeps for luck: whatever takes time is polled until a deadline.
 """
 
+import atexit
 import base64
 import contextlib
+import glob
 import http.client
 import json
 import os
@@ -14,14 +16,18 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 import unittest
-import urllib.parse
 
 KVD = os.environ.get("KVD", "kvd")
 BASE = "/api/v1/kv"
-PATIENCE = 20.0  # seconds until something that should happen counts as not happening
+SANITIZERS = [name for name in ("ASAN_OPTIONS", "LSAN_OPTIONS", "TSAN_OPTIONS", "UBSAN_OPTIONS") if name in os.environ]
+# Seconds until something that should happen counts as not happening.
+PATIENCE = 60.0 if SANITIZERS else 20.0
+# Whether long tests do less, because a sanitizer makes them many times slower.
+IS_THIN = bool(os.environ.get("KV_TEST_THIN"))
 
 
 def until(condition, what, patience=PATIENCE):
@@ -34,6 +40,31 @@ def until(condition, what, patience=PATIENCE):
         if time.monotonic() > deadline:
             raise AssertionError(f"not within {patience:g} s: {what}")
         time.sleep(0.01)
+
+
+def collect_reports():
+    """Has every program that a test starts write what a sanitizer finds into one folder: not everybody reads its stderr."""
+    if not SANITIZERS:
+        return None
+    folder = os.environ.get("KVD_TEST_REPORTS")  # set where a test goes on in a process of its own
+    if folder is None:
+        folder = os.environ["KVD_TEST_REPORTS"] = tempfile.mkdtemp(prefix="kvd-test-reports-")
+        for name in SANITIZERS:
+            os.environ[name] += f":log_path={folder}/report"
+    atexit.register(shutil.rmtree, folder, True)
+    return folder
+
+
+REPORTS = collect_reports()
+
+
+def reports(pid="*"):
+    """What sanitizers reported, of one process or of all."""
+    found = []
+    for path in sorted(glob.glob(f"{REPORTS}/report.{pid}")) if REPORTS else ():
+        with open(path, encoding="utf-8", errors="replace") as file:
+            found.append(file.read())
+    return "\n".join(found)
 
 
 def make_key():
@@ -143,17 +174,19 @@ class Connection:
 class Kvd:
     """A running kvd. `stop()` sends SIGTERM and checks that it ends well; leaving a `with` block does it too.
 
-    Without `storage` it keeps everything in memory; "sqlite" makes a file in its folder.
+    Without `storage` it keeps everything in memory; "sqlite" makes a file in its folder. `wrapper` is
+    a command that runs it.
     """
 
-    def __init__(self, *flags, storage="memory:", environment=None, tokens=None, key=None, token=None, folder=None, admin=True):
+    def __init__(self, *flags, storage="memory:", environment=None, tokens=None, key=None, token=None, folder=None, admin=True,
+                 wrapper=()):
         self.owns_folder = folder is None
         self.folder = folder or tempfile.mkdtemp(prefix="kvd-test-")
         self.key = make_key() if key is None else key
         self.token = token or secrets.token_urlsafe(32)
         if storage == "sqlite":
             storage = "sqlite:" + self.path("kv.db")
-        arguments = [KVD, "serve", "--listen", "127.0.0.1:0", *flags]
+        arguments = [*wrapper, KVD, "serve", "--listen", "127.0.0.1:0", *flags]
         if "--log-format" not in flags:
             arguments += ["--log-format", "json"]
         if "--storage" not in flags and storage:
@@ -165,6 +198,8 @@ class Kvd:
             arguments += ["--admin-listen", "127.0.0.1:0" if admin else "off"]
         secret = {"KV_MASTER_KEY": self.key, "KVD_ROOT_TOKEN": self.token}
         secret.update(environment or {})
+        if arguments[0] == "strace" and SANITIZERS:  # leaks cannot be looked for in a process that is traced
+            secret["ASAN_OPTIONS"] = os.environ.get("ASAN_OPTIONS", "") + ":detect_leaks=0"
         with open(self.path("stderr"), "wb") as log, open(self.path("stdout"), "wb") as out:
             self.process = subprocess.Popen(arguments, env=clean_environment(secret), cwd=self.folder, stdout=out,
                                             stderr=log, stdin=subprocess.DEVNULL)
@@ -182,6 +217,9 @@ class Kvd:
         with open(self.path(name), encoding="utf-8", errors="replace") as file:
             return file.read()
 
+    def last_words(self):
+        return self.read("stderr") + reports(self.process.pid)
+
     def write_tokens(self, tokens):
         """Replaces the tokens file: a list of its elements, or text as it is."""
         text = tokens if isinstance(tokens, str) else json.dumps(tokens)
@@ -192,12 +230,13 @@ class Kvd:
     def await_start(self, has_admin):
         def listening():
             if self.process.poll() is not None:
-                raise AssertionError(f"kvd ended with {self.process.returncode}: {self.read('stderr')}")
-            return re.fullmatch(r"kvd: listening on http://127\.0\.0\.1:(\d+)\n", self.read("stdout"))
+                raise AssertionError(f"kvd ended with {self.process.returncode}: {self.last_words()}")
+            return re.match(r"kvd: listening on http://127\.0\.0\.1:(\d+)\n", self.read("stdout"))
         self.port = int(until(listening, "kvd says where it listens").group(1))
         if has_admin:
-            entry = until(lambda: self.logged("metrics and health"), "kvd logs where its metrics are")
-            self.admin_port = urllib.parse.urlsplit(entry["url"]).port
+            said = r"metrics and health.*http://127\.0\.0\.1:(\d+)"  # in either format
+            found = until(lambda: re.search(said, self.read("stderr")), "kvd logs where its metrics are")
+            self.admin_port = int(found.group(1))
 
     def log(self):
         """The lines logged so far. What is no JSON (a sanitizer, --dev) is left out."""
@@ -262,7 +301,7 @@ class Kvd:
                 self.signal(signal.SIGTERM)
             code = self.wait(patience)
             if code != 0:
-                raise AssertionError(f"kvd ended with {code}: {self.read('stderr')}")
+                raise AssertionError(f"kvd ended with {code}: {self.last_words()}")
         finally:
             self.kill()
 
@@ -299,4 +338,9 @@ class KvdTestCase(unittest.TestCase):
 
 
 def main():
-    unittest.main(verbosity=2)
+    """Runs the tests of the program. A report of a sanitizer fails them, whatever they themselves saw."""
+    result = unittest.main(verbosity=2, exit=False).result
+    found = reports()
+    if found:
+        print("A sanitizer reported:\n" + found, file=sys.stderr)
+    sys.exit(0 if result.wasSuccessful() and not found else 1)

@@ -15,9 +15,9 @@ import time
 import unittest
 
 from api import element, grant
-from harness import BASE, KVD, Kvd, clean_environment, main, make_key, run, until
+from harness import BASE, IS_THIN, KVD, Kvd, clean_environment, main, make_key, run, until
 
-KILLS = int(os.environ.get("ROTATION_KILLS", "50"))
+KILLS = int(os.environ.get("ROTATION_KILLS", "8" if IS_THIN else "50"))
 SEED = int(os.environ.get("ROTATION_SEED", random.SystemRandom().randrange(1 << 32)))
 CLIENTS = 3
 KEYS_EACH = 8

@@ -321,7 +321,6 @@ TEST_CASE("python-dotenv reads back the dotenv format, but for backslash pairs a
 TEST_CASE("a value that failed its integrity check is told in its place") {
     const kv::Value host{kv::ValueType::string, kv::SecretBytes("localhost")};
     const std::vector<kv::ExportItem> items = {{"db/host", &host}, {"db/password", nullptr}};
-    using Format = kv::ExportEntries::Format;
     const auto rendered = [&](Format format) {
         auto text = kv::render_environment(items, "db", format);
         return text ? std::string(text->reveal()) : text.error().message;

@@ -177,6 +177,9 @@ TEST_CASE("times are written in UTC with milliseconds") {
     CHECK(reformatted("1969-12-31T23:59:59.999Z") == "1969-12-31T23:59:59.999Z");
     CHECK(reformatted("9999-12-31T23:59:59.999999Z") == "9999-12-31T23:59:59.999Z");
     CHECK(kv::format_time(kv::Time(std::chrono::microseconds(-1))) == "1969-12-31T23:59:59.999Z");
+    CHECK(reformatted("2031-12-29T13:58:47.065Z") == "2031-12-29T13:58:47.065Z");
+    CHECK(reformatted("0007-03-04T05:06:07.008Z") == "0007-03-04T05:06:07.008Z");
+    CHECK(kv::format_time(kv::Time(std::chrono::sys_days(std::chrono::year(10000) / 1 / 1))) == "10000-01-01T00:00:00.000Z");
 }
 
 TEST_CASE("times are read with any fraction and any offset") {

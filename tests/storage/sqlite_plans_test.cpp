@@ -91,7 +91,7 @@ TEST_CASE("what is due is found by indexes and sorted by them") {
     for (const auto& [kind, index] : {std::pair{Kind::expired, "entries_expiring"}, {Kind::hidden, "entries_hidden"},
                                       {Kind::tombstones, "entries_forgettable"}, {Kind::generation, "entries_by_generation"},
                                       {Kind::all, "entries_by_key"}}) {
-        const std::string plan = folder.plan_of([&] {
+        const std::string plan = folder.plan_of([&, kind = kind] {
             CHECK(storage.scan_due({.kind = kind, .ns = ns(), .before = Time{}, .generation = 2, .after = DueRange::After{}}));
         });
         check_searches(plan, kind == Kind::generation ? 3 : 1);  // the row to go on behind is searched, too

@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <span>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -27,6 +28,13 @@ KV_EXPORT Result<std::unique_ptr<Storage>> open_storage(std::string_view uri, Ac
 
 using Completion = std::function<void(Result<Reply>)>;
 
+// One operation for Client::submit.
+struct Submission {
+    Actor actor = {};
+    Request request = {};
+    Completion done = {};
+};
+
 // Client is what a program talks to: a Store in its own process, or a remote one.
 //
 // Threads: every method may be called from any thread.
@@ -37,6 +45,10 @@ public:
     // Starts one operation. `done` is called exactly once, from any thread, perhaps before submit returns; it must not
     // block, and may call submit.
     virtual void submit(Actor actor, Request request, Completion done) = 0;
+
+    // Starts many, in this order, and moves from them. What a storage can do together then shares its questions, commits
+    // and wake-ups, so a host that has several at hand, as an event loop does, should give them away together.
+    virtual void submit(std::span<Submission> batch);
 
     // The same, waiting for the reply. Inside a completion it answers Errc::invalid_state instead of deadlocking.
     virtual Result<Reply> wait(const Actor& actor, Request request) = 0;
@@ -107,6 +119,7 @@ public:
     ~Store() override;
 
     void submit(Actor actor, Request request, Completion done) override;
+    void submit(std::span<Submission> batch) override;
     Result<Reply> wait(const Actor& actor, Request request) override;
 
     // Random, made with the store; part of every ETag and cursor.

@@ -270,7 +270,8 @@ public:
     bool EndObject(rapid::SizeType) {
         const Node& object = *open_.back();
         if (const auto duplicate = find_duplicate(object)) {
-            fault_.member = object.names[*duplicate];
+            // Further in, a name is part of what the member of a request holds: of a secret, perhaps.
+            if (open_.size() == 1) fault_.member = object.names[*duplicate];
             return fail("duplicate member before the value", object.items[*duplicate].begin);
         }
         return close();
@@ -411,16 +412,27 @@ constexpr char used_array = ']';
 
 [[maybe_unused]] bool is_object(char level) { return level == fresh_object || level == used_object; }
 
-// Appends without leaving outgrown, unwiped memory behind.
-void append(std::string& out, std::string_view text) {
-    if (out.capacity() - out.size() < text.size()) {
-        std::string larger;
-        larger.reserve(std::max(out.capacity() * 2, out.size() + text.size()));
-        larger.append(out);
-        wipe(out);
-        out = std::move(larger);
-    }
+void grow(std::string& out, std::size_t more) {
+    std::string larger;
+    larger.reserve(std::max(out.capacity() * 2, out.size() + more));
+    larger.append(out);
+    wipe(out);
+    out = std::move(larger);
+}
+
+// Makes room for so much more without leaving outgrown, unwiped memory behind.
+inline void make_room(std::string& out, std::size_t more) {
+    if (out.capacity() - out.size() < more) grow(out, more);
+}
+
+inline void append(std::string& out, std::string_view text) {
+    make_room(out, text.size());
     out.append(text);
+}
+
+inline void append(std::string& out, char byte) {
+    make_room(out, 1);
+    out.push_back(byte);
 }
 
 void append_escaped(std::string& out, char plain) {
@@ -551,7 +563,7 @@ Result<std::string> merge_patch(std::string_view target, std::string_view patch)
 }
 
 Writer::Writer() {
-    out_.reserve(256);  // and so never in the object itself, from where a move would leave a copy behind
+    out_.reserve(1024);  // enough for most, and so never in the object itself, from where a move would leave a copy behind
     first_.reserve(16);
 }
 
@@ -568,48 +580,52 @@ void Writer::separate() {
     }
     char& level = first_.back();
     assert(!is_object(level));  // a member needs its key first
-    if (level == used_array) append(out_, ",");
+    if (level == used_array) append(out_, ',');
     level = used_array;
 }
 
 void Writer::begin_object() {
     separate();
-    append(out_, "{");
+    append(out_, '{');
     first_.push_back(fresh_object);
 }
 
 void Writer::end_object() {
     assert(!first_.empty() && is_object(first_.back()) && !after_key_);
     first_.pop_back();
-    append(out_, "}");
+    append(out_, '}');
 }
 
 void Writer::begin_array() {
     separate();
-    append(out_, "[");
+    append(out_, '[');
     first_.push_back(fresh_array);
 }
 
 void Writer::end_array() {
     assert(!first_.empty() && !is_object(first_.back()));
     first_.pop_back();
-    append(out_, "]");
+    append(out_, ']');
 }
 
 void Writer::key(std::string_view name) {
     assert(!first_.empty() && is_object(first_.back()) && !after_key_);
     char& level = first_.back();
-    if (level == used_object) append(out_, ",");
+    if (level == used_object) append(out_, ',');
     level = used_object;
-    after_key_ = true;  // lets string() pass as if the value came here
-    string(name);
-    append(out_, ":");
+    quote(name);
+    append(out_, ':');
     after_key_ = true;
 }
 
 void Writer::string(std::string_view text) {
     separate();
-    append(out_, "\"");
+    quote(text);
+}
+
+void Writer::quote(std::string_view text) {
+    make_room(out_, text.size() + 2);
+    out_.push_back('"');
     for (;;) {
         const std::size_t plain = plain_length(text);
         append(out_, text.substr(0, plain));
@@ -617,7 +633,7 @@ void Writer::string(std::string_view text) {
         append_escaped(out_, text[plain]);
         text.remove_prefix(plain + 1);
     }
-    append(out_, "\"");
+    append(out_, '"');
 }
 
 void Writer::raw(std::string_view json) {

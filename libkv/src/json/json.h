@@ -84,6 +84,7 @@ public:
 
 private:
     void separate();
+    void quote(std::string_view text);
     std::string out_;
     std::vector<char> first_;   // per open level: nothing written in it yet
     bool after_key_ = false;

@@ -1,5 +1,6 @@
 #include "kv/sqlite.h"
 
+#include <algorithm>
 #include <atomic>
 #include <mutex>
 #include <optional>
@@ -23,6 +24,15 @@ constexpr std::size_t wal_pages_checkpoint = 1024;
 constexpr std::size_t wal_pages_truncate = 16 * 1024;
 constexpr std::chrono::milliseconds truncate_patience{100};
 constexpr std::size_t wal_pages_short_of_room = 64;
+constexpr std::chrono::milliseconds begin_patience_after_refusal{50};
+
+// The checkpoint needs room in the database for what the WAL holds. On a small disk there is none for much of it.
+std::size_t pages_until_checkpoint(const Storage::Stats& stats) {
+    constexpr std::uint64_t page_bytes = 4096;
+    if (!stats.disk_bytes) return wal_pages_checkpoint;
+    const std::uint64_t share = *stats.disk_bytes / 64 / page_bytes;
+    return static_cast<std::size_t>(std::clamp<std::uint64_t>(share, wal_pages_short_of_room, wal_pages_checkpoint));
+}
 
 class Writer final : public Answers<StorageWriter, Writer> {
 public:
@@ -69,6 +79,7 @@ public:
         : file_(std::move(file)),
           reserve_(file_.path() + ".reserve"),
           clock_(clock),
+          wal_pages_checkpoint_(pages_until_checkpoint(file_.stats())),
           source_{file_.path(), options.vfs, Role::reader},
           readers_(source_, options.readers) {}
     ~SqliteStorage() override { readers_.close(); }  // before the writer, whose closing empties the WAL
@@ -97,6 +108,7 @@ private:
     Result<void> ensure_open();
     Result<std::unique_ptr<Connection>> take_reader();
     Result<void> run_body(const std::function<Result<void>(StorageWriter&)>& body);
+    Result<void> begin();
     Result<void> commit();
     void roll_back();
     void close_all();
@@ -108,10 +120,12 @@ private:
     File file_;  // its lock goes last
     Reserve reserve_;
     Clock& clock_;
+    const std::size_t wal_pages_checkpoint_;
     const ReadSource source_;
     Readers readers_;
     std::mutex write_mutex_;
     std::unique_ptr<Connection> writer_;  // null after a failure that only a new connection gets over
+    bool was_refused_ = false;  // the last transaction could not begin
     std::size_t pages_left_ = 0;  // in the WAL, when a checkpoint could not take them all
     std::atomic<std::uint64_t> reusable_bytes_ = 0;
 };
@@ -189,8 +203,7 @@ Result<void> SqliteStorage::write(const std::function<Result<void>(StorageWriter
     std::lock_guard one_at_a_time(write_mutex_);
     KV_CHECK(ensure_open());
     checkpoint_if_due();
-    // Immediate, because a transaction that begins by reading cannot always become a writing one.
-    if (auto begun = guard([&] { writer_->execute("begin immediate"); }); !begun) {
+    if (auto begun = begin(); !begun) {
         roll_back();
         return begun;
     }
@@ -200,6 +213,18 @@ Result<void> SqliteStorage::write(const std::function<Result<void>(StorageWriter
         return done;
     }
     return commit();
+}
+
+// Immediate, because a transaction that begins by reading cannot always become a writing one. When one waited in vain those
+// after it hardly wait: what is queued would otherwise be refused at the rate of one in five seconds.
+Result<void> SqliteStorage::begin() {
+    Result<void> begun = guard([&] {
+        if (was_refused_) writer_->wait_for_locks(begin_patience_after_refusal);
+        writer_->execute("begin immediate");
+        if (was_refused_) writer_->wait_for_locks(lock_patience);
+    });
+    was_refused_ = !begun;
+    return begun;
 }
 
 Result<void> SqliteStorage::run_body(const std::function<Result<void>(StorageWriter&)>& body) {
@@ -257,7 +282,7 @@ void SqliteStorage::roll_back() {
 // Between transactions, by the connection that writes: two of them at it is what SQLite before 3.51.3 cannot stand.
 // A failure here fails nothing else: the WAL only goes on growing.
 void SqliteStorage::checkpoint_if_due() {
-    const std::size_t step = reserve_.is_let_go() ? wal_pages_short_of_room : wal_pages_checkpoint;
+    const std::size_t step = reserve_.is_let_go() ? wal_pages_short_of_room : wal_pages_checkpoint_;
     const std::size_t pages = writer_->wal_pages();
     if (pages < pages_left_) pages_left_ = 0;  // the file has started anew
     if (pages < pages_left_ + step) return;

@@ -14,7 +14,6 @@ std::int64_t bound(std::uint64_t value) {
 }
 
 constexpr auto namespace_columns = [](const auto& row, auto&& io) { exchange_namespace(row, io); };
-constexpr auto entry_columns = [](const auto& row, auto&& io) { exchange_entry(row, io); };
 
 // Binds all columns of a row and runs the statement.
 template <class Row, class Exchange>
@@ -74,7 +73,6 @@ Result<void> archive(Connection& connection, const EntryId& id) {
              id)
         .finish();
     if (connection.changes() != 1) return Error{Errc::internal, "there is no entry to archive"};
-    mark_history(connection, id);
     return {};
 }
 
@@ -86,28 +84,56 @@ void insert_version(Connection& connection, const VersionRow& row) {
     mark_history(connection, row.entry_id);
 }
 
-bool update_entry(Connection& connection, const EntryRow& row) {
-    run_with(connection,
-             "update entries set value_type = ?5, version = ?7, revision = ?8, reason = ?9, comment = ?10,"
-             " rolled_back_from = ?11, ttl_seconds = ?12, expires_at = ?13, metadata = ?14, history_floor = ?15,"
-             " hidden_since = ?16, created_at = ?17, created_by = ?18, updated_at = ?19, updated_by = ?20,"
-             " request_id = ?21, value = ?22"
-             " where id = ?1 and namespace_id = ?2 and key_path = ?3 and is_tombstone = ?4 and key_generation = ?6",
-             row, entry_columns);
+// `is_archived`: by this change, so that it has a history from now on.
+void run_with_entry(Connection& connection, const char* sql, const EntryRow& row, bool is_archived) {
+    Run run = connection.run(sql);
+    exchange_entry(row, [&](const auto&... fields) { run.bind(fields...); });
+    run.bind(is_archived);
+    run.finish();
+}
+
+bool update_entry(Connection& connection, const EntryRow& row, bool is_archived) {
+    run_with_entry(connection,
+                   "update entries set value_type = ?5, version = ?7, revision = ?8, reason = ?9, comment = ?10,"
+                   " rolled_back_from = ?11, ttl_seconds = ?12, expires_at = ?13, metadata = ?14, history_floor = ?15,"
+                   " hidden_since = ?16, created_at = ?17, created_by = ?18, updated_at = ?19, updated_by = ?20,"
+                   " request_id = ?21, value = ?22, has_history = has_history or ?23"
+                   " where id = ?1 and namespace_id = ?2 and key_path = ?3 and is_tombstone = ?4"
+                   " and key_generation = ?6",
+                   row, is_archived);
     return connection.changes() == 1;
 }
 
-void put_entry(Connection& connection, const EntryRow& row) {
-    if (update_entry(connection, row)) return;
-    run_with(connection,
-             "insert into entries (" KV_ENTRY_COLUMNS
-             ", value, has_history) values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16,"
-             " ?17, ?18, ?19, ?20, ?21, ?22, exists (select 1 from versions where entry_id = ?1))"
-             " on conflict (id) do update set namespace_id = ?2, key_path = ?3, is_tombstone = ?4, value_type = ?5,"
-             " key_generation = ?6, version = ?7, revision = ?8, reason = ?9, comment = ?10, rolled_back_from = ?11,"
-             " ttl_seconds = ?12, expires_at = ?13, metadata = ?14, history_floor = ?15, hidden_since = ?16,"
-             " created_at = ?17, created_by = ?18, updated_at = ?19, updated_by = ?20, request_id = ?21, value = ?22",
-             row, entry_columns);
+void put_entry(Connection& connection, const EntryRow& row, bool is_archived) {
+    if (update_entry(connection, row, is_archived)) return;
+    run_with_entry(connection,
+                   "insert into entries (" KV_ENTRY_COLUMNS
+                   ", value, has_history) values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15,"
+                   " ?16, ?17, ?18, ?19, ?20, ?21, ?22, exists (select 1 from versions where entry_id = ?1))"
+                   " on conflict (id) do update set namespace_id = ?2, key_path = ?3, is_tombstone = ?4,"
+                   " value_type = ?5, key_generation = ?6, version = ?7, revision = ?8, reason = ?9, comment = ?10,"
+                   " rolled_back_from = ?11, ttl_seconds = ?12, expires_at = ?13, metadata = ?14, history_floor = ?15,"
+                   " hidden_since = ?16, created_at = ?17, created_by = ?18, updated_at = ?19, updated_by = ?20,"
+                   " request_id = ?21, value = ?22, has_history = has_history or ?23",
+                   row, is_archived);
+}
+
+// Archives entries, and then changes them: what was archived usually changes at once, and takes note of its history in
+// the same statement.
+Result<void> change_entries(Connection& connection, const Changeset& changes) {
+    std::vector<EntryId> archived = changes.archive;
+    std::sort(archived.begin(), archived.end());
+    for (const EntryId& id : archived) KV_CHECK(archive(connection, id));
+    for (const VersionRow& row : changes.versions) insert_version(connection, row);
+    std::size_t noted = 0;
+    for (const EntryRow& row : changes.entries) {
+        const bool is_archived = std::binary_search(archived.begin(), archived.end(), row.id);
+        put_entry(connection, row, is_archived);
+        if (is_archived) ++noted;
+    }
+    if (noted == archived.size()) return {};
+    for (const EntryId& id : archived) mark_history(connection, id);
+    return {};
 }
 
 void reseal(Connection& connection, const Reseal& change) {
@@ -191,9 +217,7 @@ void change_audit(Connection& connection, const Changeset& changes) {
 
 Result<void> apply(Connection& connection, const Changeset& changes) {
     for (const NamespaceRow& row : changes.namespaces) KV_CHECK(put_namespace(connection, row));
-    for (const EntryId& id : changes.archive) KV_CHECK(archive(connection, id));
-    for (const VersionRow& row : changes.versions) insert_version(connection, row);
-    for (const EntryRow& row : changes.entries) put_entry(connection, row);
+    KV_CHECK(change_entries(connection, changes));
     for (const Reseal& change : changes.reseals) reseal(connection, change);
     for (const VersionErase& erase : changes.erase_versions) erase_versions(connection, erase);
     for (const EntryId& id : changes.erase_entries) connection.run("delete from entries where id = ?1", id).finish();

@@ -14,9 +14,6 @@ namespace {
 
 using namespace sqlite_api;
 
-// A foreign program that looks into the file (a backup, a shell) may hold a lock for a moment.
-constexpr int busy_timeout_ms = 5000;
-
 void check(int code) {
     if (code != SQLITE_OK) throw Failure{code};
 }
@@ -214,7 +211,7 @@ Connection::Connection(const std::string& path, const std::string& vfs, Role rol
     : impl_(std::make_unique<Impl>(path, vfs, role)) {
     sqlite3* handle = impl_->handle;
     check(sqlite3_extended_result_codes(handle, 1));
-    check(sqlite3_busy_timeout(handle, busy_timeout_ms));
+    wait_for_locks(lock_patience);
     check(sqlite3_db_config(handle, SQLITE_DBCONFIG_DEFENSIVE, 1, nullptr));
     check(sqlite3_db_config(handle, SQLITE_DBCONFIG_TRUSTED_SCHEMA, 0, nullptr));
     // A file that others changed must not bring in code of its own.
@@ -269,6 +266,10 @@ bool Connection::is_idle() const {
     return !in_transaction() && sqlite3_txn_state(impl_->handle, nullptr) == SQLITE_TXN_NONE;
 }
 
+void Connection::wait_for_locks(std::chrono::milliseconds patience) {
+    check(sqlite3_busy_timeout(impl_->handle, static_cast<int>(patience.count())));
+}
+
 std::size_t Connection::wal_pages() const { return impl_->wal_pages; }
 
 bool Connection::checkpoint_passive() {
@@ -279,9 +280,9 @@ bool Connection::checkpoint_passive() {
 }
 
 bool Connection::checkpoint_truncate(std::chrono::milliseconds patience) {
-    check(sqlite3_busy_timeout(impl_->handle, static_cast<int>(patience.count())));
+    wait_for_locks(patience);
     const int code = sqlite3_wal_checkpoint_v2(impl_->handle, nullptr, SQLITE_CHECKPOINT_TRUNCATE, nullptr, nullptr);
-    check(sqlite3_busy_timeout(impl_->handle, busy_timeout_ms));
+    wait_for_locks(lock_patience);
     if (code == SQLITE_BUSY) return false;
     check(code);
     impl_->wal_pages = 0;
@@ -301,3 +302,13 @@ ReadTransaction::~ReadTransaction() {
 }
 
 }  // namespace kv::sqlite
+
+namespace kv {
+
+// A connection of ours is in one thread's hands at a time, so it needs no lock of its own.
+bool keep_sqlite_for_libkv() {
+    using namespace sqlite_api;
+    return sqlite3_config(SQLITE_CONFIG_MULTITHREAD) == SQLITE_OK && sqlite3_config(SQLITE_CONFIG_MEMSTATUS, 0) == SQLITE_OK;
+}
+
+}  // namespace kv

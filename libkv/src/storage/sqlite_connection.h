@@ -194,6 +194,9 @@ private:
 // A reader shares the file with the writer of this process; read_only opens it without the right to change it.
 enum class Role { writer, reader, read_only };
 
+// A foreign program that looks into the file (a backup, a shell) may hold a lock for a moment.
+constexpr std::chrono::milliseconds lock_patience{5000};
+
 // One SQLite connection, opened by SOCI, with the statements SOCI prepared on it. They are prepared once and kept. What
 // SOCI cannot exchange (real BLOBs, views of bytes, 64 bits without a sign) goes through the statement's own handle.
 //
@@ -223,6 +226,8 @@ public:
     bool in_transaction() const;
     bool is_idle() const;  // no transaction, not even one that a forgotten statement holds
 
+    // How long a statement waits for the locks of others. lock_patience until it is told otherwise.
+    void wait_for_locks(std::chrono::milliseconds patience);
     // Pages in the WAL after the last commit of this connection.
     std::size_t wal_pages() const;
     // Both return true if the whole WAL is in the database now. The first never waits for readers, the second as long as

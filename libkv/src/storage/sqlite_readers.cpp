@@ -7,23 +7,35 @@ namespace kv::sqlite {
 
 // ---- Readers ----
 
+// Where no further connection can be opened, for want of file descriptors perhaps, those that are open have to do.
 std::unique_ptr<Connection> Readers::take() {
-    std::unique_lock lock(mutex_);
-    changed_.wait(lock, [&] { return is_closed_ || !free_.empty() || open_ < limit_; });
-    if (is_closed_) return nullptr;
-    if (!free_.empty()) {
-        auto connection = std::move(free_.back());
-        free_.pop_back();
-        return connection;
+    bool may_open = true;
+    while (true) {
+        std::unique_lock lock(mutex_);
+        changed_.wait(lock, [&] {
+            return is_closed_ || !free_.empty() || open_ == 0 || (may_open && open_ < limit_);
+        });
+        if (is_closed_) return nullptr;
+        if (!free_.empty()) {
+            auto connection = std::move(free_.back());
+            free_.pop_back();
+            return connection;
+        }
+        ++open_;
+        lock.unlock();
+        try {
+            return std::make_unique<Connection>(source_.path, source_.vfs, source_.role);
+        } catch (...) {
+            give_back(nullptr);
+            if (!has_open()) throw;
+            may_open = false;
+        }
     }
-    ++open_;
-    lock.unlock();
-    try {
-        return std::make_unique<Connection>(source_.path, source_.vfs, source_.role);
-    } catch (...) {
-        give_back(nullptr);
-        throw;
-    }
+}
+
+bool Readers::has_open() {
+    std::lock_guard lock(mutex_);
+    return open_ > 0;
 }
 
 void Readers::give_back(std::unique_ptr<Connection> connection) noexcept {

@@ -30,7 +30,7 @@ public:
         free_.reserve(limit_);
     }
 
-    // Waits for a connection. Null: closed. Throws Failure.
+    // Waits for a connection. Null: closed. Throws Failure if none is open and none can be.
     std::unique_ptr<Connection> take();
     // One that could not end its transaction is not used again.
     void give_back(std::unique_ptr<Connection> connection) noexcept;
@@ -40,6 +40,8 @@ public:
     void reopen();
 
 private:
+    bool has_open();
+
     const ReadSource source_;
     const std::size_t limit_;
     std::mutex mutex_;
