@@ -4,9 +4,9 @@
 // those after it. Whoever waits gets a clear answer, what was acknowledged is there, what was refused is not, and the next
 // operation is served.
 //
-// Broken on purpose, each was noticed here: an error made of a long text in finish() (terminated), a write that throws taken as
-// committed (not as acknowledged), undoing in the memory storage by putting rows back as copies (terminated) or by taking away
-// an audit row that was never added (verification).
+// Broken on purpose, each was noticed here: an error made of a long text in finish() (terminated), a leader counted before what
+// may fail (no answer), a write that throws taken as committed (not as acknowledged), undoing in the memory storage by putting
+// rows back as copies (terminated) or by taking away an audit row that was never added (verification).
 namespace kv::test {
 namespace {
 
