@@ -28,8 +28,8 @@ public:
     static void begin(const std::string& what) {
         static const bool is_set = ::signal(SIGALRM, ring) != SIG_ERR;
         static_cast<void>(is_set);
-        std::snprintf(text_, sizeof text_, "no answer within a minute: %s\n", what.c_str());
-        ::alarm(60);
+        std::snprintf(text_, sizeof text_, "no answer within five minutes: %s\n", what.c_str());
+        ::alarm(300);
     }
     static void end() { ::alarm(0); }
 
