@@ -294,7 +294,8 @@ void Maintenance::purge_waiting() {
         lock.unlock();
         std::lock_guard round(round_);
         Result<std::size_t> batch = std::size_t{1};
-        while (batch && *batch > 0) batch = contain([this, id = ns] { return purge_batch(id); });  // clang 14 captures no binding by itself
+        // A copy, because clang 14 captures no structured binding.
+        while (batch && *batch > 0) batch = contain([this, id = ns] { return purge_batch(id); });
         ticket.answer(batch ? Result<Reply>(Reply(Done{})) : Result<Reply>(std::move(batch).error()));
     }
 }

@@ -9,7 +9,7 @@
 
 // The audit log against its verifier: whatever is done to the rows and heads of a log, it is found, and nothing is found in a
 // log that nobody touched. And what reads heads and writes rows outside the database.
-// Broken on purpose: the peer left out of the canonical row (found in 2 s).
+// Broken on purpose: the peer left out of the canonical row (found by the corpus).
 using namespace kv;
 using namespace kv::fuzz;
 

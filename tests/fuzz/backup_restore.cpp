@@ -10,7 +10,6 @@
 
 // Bytes restored as a backup: the one that the store wrote is, and nothing else; and what was refused half-way leaves no storage
 // behind in which a store opens. So that rows are reached, checksums are made right before.
-// Broken on purpose: the MAC at the end not compared (found at once).
 using namespace kv;
 using namespace kv::fuzz;
 

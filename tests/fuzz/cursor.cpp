@@ -6,7 +6,7 @@
 #include "fuzz.h"
 
 // Cursors: one opens only for the query and the user it was made for, and only as it was given out.
-// Broken on purpose: the MAC not compared (found at once).
+// Broken on purpose: the MAC not compared (found by the corpus).
 using namespace kv;
 using namespace kv::fuzz;
 

@@ -10,7 +10,7 @@
 
 // Environment files: what a strict reader of each format reads back is what was exported, or the export was refused for a
 // reason that is there.
-// Broken on purpose: a backslash not escaped between double quotes of dotenv (found in 1 s).
+// Broken on purpose: a backslash not escaped between double quotes of dotenv (found by the corpus).
 using namespace kv;
 using namespace kv::fuzz;
 

@@ -12,7 +12,7 @@
 
 // A path on its way to a row: the key that is judged, the key in the audit log and the key in the store are the one that the
 // path spells when it is decoded once, or the request is refused.
-// Broken on purpose: a key decoded twice (found in 2 s).
+// Broken on purpose: a key decoded twice (found by the corpus).
 using namespace kv;
 using namespace kv::fuzz;
 

@@ -6,7 +6,7 @@
 #include "text.h"
 
 // The small texts of a request, and keys and times as text: what is read is what stands there, once, and nothing else is read.
-// Broken on purpose: the second of two equal query parameters taken (found at once).
+// Broken on purpose: the second of two equal query parameters taken (found by the corpus).
 using namespace kv;
 using namespace kv::fuzz;
 

@@ -20,8 +20,8 @@
 // Bytes into one connection of a server over memory. A second reader of HTTP, which knows nothing of the first, says what requests
 // there are: those and no others are heard, in that order, with those bodies; each has one answer, which reads; and bytes of one
 // request are never those of another.
-// Broken on purpose: a chunk's size read one short (found in 3 s); an early answer that does not close before a chunked body
-// (found in 5 s).
+// Broken on purpose: a chunk's size read one short, and an early answer that does not close before a chunked body (each found
+// by the corpus); both framings at once allowed by our own check, which leaves Beast's (found in 33 s).
 using namespace kv;
 using namespace kv::fuzz;
 

@@ -5,7 +5,6 @@
 
 // The tokens file, and grants as the command line gives them: what is refused is told in one line, what is accepted says again
 // what it said.
-// Broken on purpose: a hash of any length taken from the file (found at once).
 using namespace kv;
 using namespace kv::fuzz;
 
