@@ -119,7 +119,7 @@ int serve(const Settings& settings, SecretVariables variables) {
     if (settings.check_config) return fail(exit_ok, "the configuration is good");
 
     raise_descriptor_limit();
-    kv::keep_sqlite_for_libkv();
+    kv::leave_out_sqlite_memory_statistics();
     Log log(settings.log_level, settings.log_format);
     warn_of_open_files(secret_files, log);
     Metrics metrics;

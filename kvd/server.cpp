@@ -106,8 +106,20 @@ private:
         sessions_.sessions.fetch_add(1, std::memory_order_relaxed);
         sessions_.metrics.connections.fetch_add(1, std::memory_order_relaxed);
         sessions_.metrics.connections_accepted.fetch_add(1, std::memory_order_relaxed);
-        net::post(worker.context(), [&worker, &sessions = sessions_, socket = std::move(socket)]() mutable {
-            std::make_shared<Session>(std::move(socket), worker, sessions)->start();
+        const auto or_uncount = [&sessions = sessions_](auto&& make) {
+            try {
+                return make();
+            } catch (...) {
+                sessions.sessions.fetch_sub(1, std::memory_order_relaxed);
+                sessions.metrics.connections.fetch_sub(1, std::memory_order_relaxed);
+                throw;
+            }
+        };
+        or_uncount([&] {
+            net::post(worker.context(), [&worker, &sessions = sessions_, or_uncount, socket = std::move(socket)]() mutable {
+                const auto session = or_uncount([&] { return std::make_shared<Session>(std::move(socket), worker, sessions); });
+                session->start();
+            });
         });
     }
 

@@ -94,8 +94,12 @@ void Session::run(First first) {
         for (Step next = first(); next == Step::again;) next = step();
     } catch (...) {
         context_.metrics.exceptions.fetch_add(1, std::memory_order_relaxed);
-        context_.log.error("an exception ended a connection");
         close();
+        try {
+            context_.log.error("an exception ended a connection");
+        } catch (...) {
+            // There may be no memory for that either.
+        }
     }
     running_ = false;
 }

@@ -65,7 +65,6 @@ void Worker::remove(const Session& session) noexcept {
 std::string Worker::draw_id() { return boost::uuids::to_string(ids_()); }
 
 void Worker::arm_tick() {
-    tick_armed_ = true;
     timer_.expires_after(tick_);
     timer_.async_wait([this](error_code error) {
         tick_armed_ = false;
@@ -73,6 +72,7 @@ void Worker::arm_tick() {
         check_deadlines();
         if (!sessions_.empty()) arm_tick();
     });
+    tick_armed_ = true;
 }
 
 // Backwards, because a session that is closed leaves the list and the last one takes its place.

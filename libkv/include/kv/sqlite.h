@@ -25,9 +25,9 @@ struct SqliteOptions {
 // outlive the storage.
 KV_EXPORT Result<std::unique_ptr<Storage>> open_sqlite_storage(const SqliteOptions& options, Clock& clock);
 
-// For a program in which nobody but libkv uses SQLite: leaves out the locks and counters that SQLite keeps for others
-// (its "multi-thread" mode, without memory statistics), about a tenth of what a read costs. Holds for the whole process;
-// false, and nothing changed, once SQLite was used. Not thread-safe: before the first storage is opened.
-KV_EXPORT bool keep_sqlite_for_libkv();
+// For a program that does not ask SQLite how much memory it uses: leaves out the counters, whose one lock every
+// allocation of every connection takes. Holds for the whole process; false, and nothing changed, once SQLite was used. Not
+// thread-safe: before the first storage is opened.
+KV_EXPORT bool leave_out_sqlite_memory_statistics();
 
 }  // namespace kv

@@ -47,8 +47,9 @@ KV_NO_VPTR_CHECK sqlite3_stmt* handle_of(soci::statement& statement) {
 // So it opens something that needs none, and is given the connection that is meant.
 void open_in_place(soci::session& session, const std::string& path, const std::string& vfs, Role role) {
     sqlite3* opened = nullptr;
-    const int flags = role == Role::read_only ? SQLITE_OPEN_READONLY : SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE;
-    const int code = sqlite3_open_v2(path.c_str(), &opened, flags, vfs.empty() ? nullptr : vfs.c_str());
+    const int access = role == Role::read_only ? SQLITE_OPEN_READONLY : SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE;
+    // A connection of ours is in one thread's hands at a time: a lock of its own would only be in the way.
+    const int code = sqlite3_open_v2(path.c_str(), &opened, access | SQLITE_OPEN_NOMUTEX, vfs.empty() ? nullptr : vfs.c_str());
     if (code != SQLITE_OK) {
         sqlite3_close(opened);
         throw Failure{code};
@@ -227,7 +228,7 @@ Connection::Connection(const std::string& path, const std::string& vfs, Role rol
         sqlite3_wal_hook(handle, count_wal_pages, &impl_->wal_pages);
         execute("pragma synchronous = full");
         execute("pragma secure_delete = on");
-        execute("pragma cache_size = -16384");
+        execute("pragma cache_size = -65536");
     } else {
         execute("pragma query_only = on");
     }
@@ -307,10 +308,9 @@ ReadTransaction::~ReadTransaction() {
 
 namespace kv {
 
-// A connection of ours is in one thread's hands at a time, so it needs no lock of its own.
-bool keep_sqlite_for_libkv() {
+bool leave_out_sqlite_memory_statistics() {
     using namespace sqlite_api;
-    return sqlite3_config(SQLITE_CONFIG_MULTITHREAD) == SQLITE_OK && sqlite3_config(SQLITE_CONFIG_MEMSTATUS, 0) == SQLITE_OK;
+    return sqlite3_config(SQLITE_CONFIG_MEMSTATUS, 0) == SQLITE_OK;
 }
 
 }  // namespace kv
