@@ -31,30 +31,51 @@ void Turn::submit(kv::Client& client, kv::Submission submission) {
     turn->client_ = &client;
     submission.done = turn->returning(std::move(submission.done));
     turn->gathered_.push_back(std::move(submission));
-    if (turn->gathered_.size() == 1) turn->post_(&Turn::hand_over);
+    if (std::exchange(turn->is_handing_over_, true)) return;
+    try {
+        turn->post_(&Turn::hand_over);
+    } catch (...) {
+        turn->is_handing_over_ = false;  // the next one tries again, or catch_up() does it
+    }
 }
 
 kv::Completion Turn::returning(kv::Completion done) {
     return [this, done = std::move(done)](kv::Result<kv::Reply> reply) mutable {
-        if (!is_small(reply)) return done(std::move(reply));
-        bool is_first = false;
-        {
-            std::lock_guard lock(mutex_);
-            is_first = answered_.empty();
-            answered_.push_back({std::move(done), std::move(reply)});
-        }
-        if (is_first) post_(&Turn::answer);
+        if (is_small(reply)) return take_back(done, reply);
+        done(std::move(reply));
     };
 }
 
+void Turn::take_back(kv::Completion& done, kv::Result<kv::Reply>& reply) {
+    bool posts = false;
+    try {
+        std::lock_guard lock(mutex_);
+        // Before anything is moved: without memory the answer is made here.
+        if (answered_.size() == answered_.capacity()) answered_.reserve(answered_.size() * 2 + 16);
+        answered_.push_back({std::move(done), std::move(reply)});
+        posts = !std::exchange(is_answer_posted_, true);
+    } catch (...) {
+        return done(std::move(reply));
+    }
+    if (!posts) return;
+    try {
+        post_(&Turn::answer);
+    } catch (...) {
+        std::lock_guard lock(mutex_);
+        is_answer_posted_ = false;
+    }
+}
+
 void Turn::hand_over() {
+    is_handing_over_ = false;
     std::vector<kv::Submission> batch;
     batch.swap(gathered_);
+    if (batch.empty()) return;
     try {
         client_->submit(std::span(batch));
     } catch (...) {
         for (kv::Submission& left : batch)
-            if (left.done) left.done(kv::Error{kv::Errc::overloaded, "There is not enough memory for the request."});
+            if (left.done) left.done(kv::Error{kv::Errc::unavailable, "Out of memory."});
     }
     batch.clear();
     if (gathered_.empty()) gathered_.swap(batch);  // for its memory
@@ -65,6 +86,7 @@ void Turn::answer() {
     {
         std::lock_guard lock(mutex_);
         batch.swap(answered_);
+        is_answer_posted_ = false;
     }
     is_answering_ = true;
     for (Answered& one : batch) {
@@ -75,6 +97,14 @@ void Turn::answer() {
         }
     }
     is_answering_ = false;
+    batch.clear();
+    std::lock_guard lock(mutex_);
+    if (answered_.empty()) answered_.swap(batch);  // for its memory
+}
+
+void Turn::catch_up() {
+    hand_over();
+    answer();
 }
 
 }  // namespace kvd

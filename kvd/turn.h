@@ -24,6 +24,8 @@ public:
     void leave() noexcept;
     // Nothing else is under way on this thread but the call of a completion.
     bool is_answering() const noexcept { return is_answering_; }
+    // Does at once what waits for its turn. The loop calls it now and then, for what could not be posted for want of memory.
+    void catch_up();
 
     // Hands over to the turn of the calling thread; where there is none, to the client at once.
     static void submit(kv::Client& client, kv::Submission submission);
@@ -34,16 +36,19 @@ private:
         kv::Result<kv::Reply> reply;
     };
     kv::Completion returning(kv::Completion done);
+    void take_back(kv::Completion& done, kv::Result<kv::Reply>& reply);
     void hand_over();
     void answer();
 
     const Post post_;
     kv::Client* client_ = nullptr;
     std::vector<kv::Submission> gathered_;
+    bool is_handing_over_ = false;  // posted
     bool is_answering_ = false;
 
     std::mutex mutex_;
     std::vector<Answered> answered_;
+    bool is_answer_posted_ = false;
 };
 
 }  // namespace kvd

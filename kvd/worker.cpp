@@ -86,6 +86,7 @@ void Worker::for_each_session(Visit visit) {
 }
 
 void Worker::check_deadlines() {
+    turn_.catch_up();
     for_each_session([now = std::chrono::steady_clock::now()](Session& session) { session.check_deadline(now); });
 }
 
