@@ -18,7 +18,8 @@
 #   http_crash        every fourth operation is killed at its calls, and a tenth of the kills by strace
 #   http_faults       every fault meets two operations instead of some all of them
 # and these are left out, for there is nothing of ours to be sanitized in them: the layers, the packages (built and used
-# outside), and the browser's view of the API document.
+# outside), and the browser's view of the API document; under the thread sanitizer also allocation_test, for both replace
+# operator new.
 set -euo pipefail
 
 quick=no sanitizers=no filter=

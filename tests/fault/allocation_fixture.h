@@ -46,18 +46,21 @@ class Answer {
 public:
     Completion slot() {
         return [this](Result<Reply> reply) {
-            if (times_.fetch_add(1) == 0) reply_ = std::move(reply);
-            times_.notify_all();
+            if (times_.fetch_add(1) != 0) return;
+            reply_ = std::move(reply);
+            is_there_.store(true);
+            is_there_.notify_all();
         };
     }
     Result<Reply> wait() {
-        while (times_.load() == 0) times_.wait(0);
+        is_there_.wait(false);
         return std::move(reply_);
     }
     int times() const { return times_.load(); }
 
 private:
     std::atomic<int> times_{0};
+    std::atomic<bool> is_there_{false};
     Result<Reply> reply_ = Reply(Done{});
 };
 

@@ -120,7 +120,7 @@ public:
         request.body = body;
         std::pair<unsigned, std::string> answer{0, {}};
         int answers = 0;
-        router_.handle(std::move(*match), std::move(request), actor, [&](kvd::HttpResponse response) {
+        router_.handle(std::move(*match), std::move(request), Actor(actor), [&](kvd::HttpResponse response) {
             answer = {response.status, response.body};
             ++answers;
         });

@@ -281,7 +281,7 @@ public:
         heard.back().is_answered = verdict.answer.has_value();
         return verdict;
     }
-    void handle(Verdict verdict, kvd::HttpRequest request, Done done) override {
+    void handle(Verdict&& verdict, kvd::HttpRequest&& request, Done done) override {
         KV_PROPERTY(!heard.empty() && !heard.back().body && !heard.back().is_answered);
         heard.back().body = request.body;
         inner_.handle(std::move(verdict), std::move(request), counted(std::move(done)));

@@ -20,7 +20,7 @@ namespace {
 
 // In pages of 4 KiB. Beyond the first the writer checkpoints as far as readers let it; beyond the second it also tries to
 // start the file anew, which needs a moment without readers. Where room is short it does both early.
-constexpr std::size_t wal_pages_checkpoint = 4096;
+constexpr std::size_t wal_pages_checkpoint = 1024;
 constexpr std::size_t wal_pages_truncate = 16 * 1024;
 constexpr std::chrono::milliseconds truncate_patience{100};
 constexpr std::size_t wal_pages_short_of_room = 64;
