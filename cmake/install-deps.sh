@@ -9,7 +9,7 @@ set -euo pipefail
 
 packages=(
     g++ cmake ninja-build pkg-config ccache git ca-certificates curl python3
-    libboost1.81-dev libcli11-dev libjemalloc-dev libsoci-dev libsodium-dev libspdlog-dev libsqlite3-dev libssl-dev
+    libboost1.81-dev libcli11-dev libsoci-dev libsodium-dev libspdlog-dev libsqlite3-dev libssl-dev
     prometheus-cpp-dev rapidjson-dev
 )
 # npm fetches the viewer of the API document. Any npm will do.

@@ -30,11 +30,6 @@
 #include "kvd/tool.h"
 #include "text.h"
 
-// What jemalloc reads, where kvd is linked with it: memory goes back two seconds after it was last used, by a thread of
-// jemalloc's own.
-extern "C" __attribute__((visibility("default"))) const char* malloc_conf;
-const char* malloc_conf = "background_thread:true,dirty_decay_ms:2000,muzzy_decay_ms:0";
-
 namespace kvd {
 namespace {
 
