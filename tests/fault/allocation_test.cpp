@@ -331,6 +331,7 @@ TEST_CASE("with OpenSSL a value that there is no memory to open was not tampered
     options.crypto = CryptoBackend::openssl;
     Ground ground(Backend::memory, Kind::secret, options);
     const std::uint64_t before = FailingMemory::refused_by().by_openssl;
+    constexpr std::size_t every_point = 1000;  // a sample may miss the few that are OpenSSL's
     // The first uses of a namespace's key make OpenSSL ask for memory.
     const Scenario first_get{"first get in a namespace",
                              [](Fixture& kv, const std::string& k) {
@@ -345,9 +346,9 @@ TEST_CASE("with OpenSSL a value that there is no memory to open was not tampered
                                  return get;
                              }};
     for (const Scenario& scenario : writes()) {
-        if (scenario.name == std::string("first put into a namespace")) run_all(ground, scenario, Way::wait, points_of(Backend::memory));
+        if (scenario.name == std::string("first put into a namespace")) run_all(ground, scenario, Way::wait, every_point);
     }
-    run_all(ground, first_get, Way::wait, points_of(Backend::memory));
+    run_all(ground, first_get, Way::wait, every_point);
     CHECK(FailingMemory::refused_by().by_openssl > before);
     CHECK(ground.end() == "");
 }
