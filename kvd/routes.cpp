@@ -3,6 +3,7 @@
 #include <array>
 #include <exception>
 #include <memory>
+#include <new>
 
 #include "json/json.h"
 #include "kvd/query.h"
@@ -283,11 +284,15 @@ kv::RecordRefusal refusal_of(const Route* route, const std::string& key, kv::Err
     return refusal;
 }
 
+kv::Error out_of_memory() { return {kv::Errc::unavailable, "Out of memory."}; }
+
 // An exception of the standard library must not leave a completion, which runs on a thread of libkv.
 template <class F>
 HttpResponse guarded(const std::string& request_id, F respond) {
     try {
         return respond();
+    } catch (const std::bad_alloc&) {
+        return problem(out_of_memory(), request_id);
     } catch (const std::exception&) {
         return problem({kv::Errc::internal, "the answer could not be made"}, request_id);
     }
@@ -311,6 +316,8 @@ kv::Result<kv::Request> parse_request(const RouteMatch& match, const HttpRequest
     if (match.fault) return *match.fault;
     try {
         return match.route->parse(match, request);
+    } catch (const std::bad_alloc&) {
+        return out_of_memory();
     } catch (const std::exception&) {
         return kv::Error{kv::Errc::internal, "the request could not be read"};
     }
