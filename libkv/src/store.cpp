@@ -330,9 +330,10 @@ Result<Reply> Store::Impl::wait(const Actor& actor, Request request) {
     } waiter{commits_};
     // It captures so little that it takes no memory.
     Submission submission{actor, std::move(request), [&waiter](Result<Reply> reply) {
+                              CommitQueue& commits = waiter.commits;
                               waiter.outcome = std::move(reply);
-                              waiter.is_done.store(true, std::memory_order_release);
-                              waiter.commits.wake_waiters();
+                              waiter.is_done.store(true, std::memory_order_release);  // whoever waits is gone with it
+                              commits.wake_waiters();
                           }};
     start(std::span(&submission, 1), true);
     commits_.lead_until(waiter.is_done);
