@@ -607,6 +607,7 @@ class Traced(unittest.TestCase):
         if reason := why_no_strace():
             self.skipTest(reason)
 
+    @unittest.skipIf(IS_THIN, "a sanitizer makes calls of its own")
     def test_no_call_goes_around_what_the_kills_count(self):
         with Site() as site:
             site.fault.count()
