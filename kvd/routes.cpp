@@ -244,9 +244,10 @@ void allow(std::string& list, const Route& route) {
 // Calls f(route, pattern) for every route of the listener that the path fits, whatever the method.
 template <class F>
 void for_each_fitting(const Segments& path, ListenerKind listener, Parameters& parameters, F f) {
+    const std::vector<Pattern>& all = patterns();
     for (std::size_t i = 0; i < std::size(routes); ++i) {
         if (routes[i].listener != listener) continue;
-        const Pattern& pattern = patterns()[i];
+        const Pattern& pattern = all[i];
         const std::optional<RawParameters> raw = match_pattern(pattern, path);
         if (!raw) continue;
         parameters.read(*raw);

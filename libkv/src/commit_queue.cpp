@@ -51,17 +51,11 @@ CommitQueue::~CommitQueue() { stop(); }
 
 // ---- who leads ----
 
-void CommitQueue::submit(std::unique_ptr<GroupItem> item, bool wakes) {
-    bool wake_lane = false;
-    {
-        std::lock_guard lock(mutex_);
-        queue_.push_back(std::move(item));
-        wake_lane = wakes && !is_led_;
-    }
-    if (wake_lane) lane_.notify_one();
-}
+void CommitQueue::submit(std::unique_ptr<GroupItem> item, bool wakes) { enqueue(std::span(&item, 1), wakes); }
 
-void CommitQueue::submit(std::vector<std::unique_ptr<GroupItem>> items, bool wakes) {
+void CommitQueue::submit(std::vector<std::unique_ptr<GroupItem>> items, bool wakes) { enqueue(items, wakes); }
+
+void CommitQueue::enqueue(std::span<std::unique_ptr<GroupItem>> items, bool wakes) {
     bool wake_lane = false;
     {
         std::lock_guard lock(mutex_);

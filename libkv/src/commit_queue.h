@@ -113,6 +113,7 @@ public:
 private:
     using Group = std::vector<std::unique_ptr<GroupItem>>;
 
+    void enqueue(std::span<std::unique_ptr<GroupItem>> items, bool wakes);
     void run();
     void take_group();
     void lead(std::unique_lock<std::mutex>& lock);

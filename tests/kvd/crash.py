@@ -20,7 +20,7 @@ import tempfile
 import unittest
 
 import io_fault
-from harness import IS_THIN, Kvd, main, make_key, run
+from harness import IS_THIN, Jobs, Kvd, main, make_key, run
 from io_fault import IoFault
 
 AT_A_TIME = 3
@@ -580,24 +580,16 @@ def why_no_strace():
     return "" if tried.returncode == 0 else "a process cannot be traced here: " + tried.stderr.strip()
 
 
-class EveryCall(unittest.TestCase):
-    def each(self, jobs):
-        """name -> what it is to do, several at a time, because most of it is waiting."""
-        with concurrent.futures.ThreadPoolExecutor(AT_A_TIME) as pool:
-            running = {pool.submit(*job): name for name, job in jobs.items()}
-            for done in concurrent.futures.as_completed(running):
-                with self.subTest(running[done]):
-                    print(f"{running[done]}: {done.result()} kills")
-
+class EveryCall(Jobs):
     def test_of_every_operation(self):
         operations = OPERATIONS[::4] if IS_THIN else OPERATIONS
-        self.each({operation.name: (kill_at_every_call, operation) for operation in operations})
+        self.each({operation.name: (kill_at_every_call, operation) for operation in operations}, AT_A_TIME)
 
     def test_of_opening_closing_and_the_files_beside(self):
         print("seed", SEED)
         self.each({"opening": (kill_while_opening,), "closing": (kill_while_closing,), "creating": (kill_while_creating, 0),
                    "creating on": (kill_while_creating, 1), "load": (kill_under_load, 6), "archive": (kill_while_archiving,),
-                   "backup": (kill_while_backing_up,)})
+                   "backup": (kill_while_backing_up,)}, AT_A_TIME)
 
 
 class Traced(unittest.TestCase):

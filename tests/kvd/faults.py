@@ -12,11 +12,10 @@ import os
 import random
 import threading
 import time
-import unittest
 
 import io_fault
 from crash import DONE, NOT_DONE, OPERATIONS, Site, Writer, check_archive
-from harness import IS_THIN, main, until
+from harness import IS_THIN, Jobs, main, until
 
 AT_A_TIME = 3
 SEED = int(os.environ.get("KV_TEST_SEED", random.randrange(1 << 32)))
@@ -340,19 +339,11 @@ def spoil_archive():
     return "whole"
 
 
-class EveryCall(unittest.TestCase):
-    def each(self, jobs):
-        """name -> what it is to do, several at a time, because much of it is waiting."""
-        with concurrent.futures.ThreadPoolExecutor(AT_A_TIME) as pool:
-            running = {pool.submit(*job): name for name, job in jobs.items()}
-            for done in concurrent.futures.as_completed(running):
-                with self.subTest(running[done]):
-                    print(f"{running[done]}: {done.result()}")
-
+class EveryCall(Jobs):
     def test_of_every_operation(self):
         every = () if IS_THIN else ("EIO once", "EIO for ever", "half, then EIO")
         few = named("put", "bulk-set")
-        self.each({name: (spoil_every_call, name, [*OPERATIONS, Read()] if name in every else few) for name in FAULTS})
+        self.each({name: (spoil_every_call, name, [*OPERATIONS, Read()] if name in every else few) for name in FAULTS}, AT_A_TIME)
 
     def test_of_opening_closing_and_the_files_beside(self):
         print("seed", SEED)
@@ -362,7 +353,7 @@ class EveryCall(unittest.TestCase):
             jobs[f"opening, {name}"] = (open_with_faults, name, False)
             jobs[f"closing, {name}"] = (close_with_faults, name)
         jobs["creating, EIO once"] = (open_with_faults, "EIO once", True)
-        self.each(jobs)
+        self.each(jobs, AT_A_TIME)
 
 
 if __name__ == "__main__":

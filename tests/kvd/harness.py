@@ -5,6 +5,7 @@ Nothing here sleeps for luck: whatever takes time is polled until a deadline.
 
 import atexit
 import base64
+import concurrent.futures
 import contextlib
 import glob
 import http.client
@@ -335,6 +336,18 @@ class KvdTestCase(unittest.TestCase):
     @classmethod
     def tearDownClass(cls):
         cls.kvd.stop()
+
+
+class Jobs(unittest.TestCase):
+    """A test that is made of jobs which mostly wait."""
+
+    def each(self, jobs, at_a_time):
+        """name -> a function and its arguments. Prints what each of them returns; one that fails keeps no other from its turn."""
+        with concurrent.futures.ThreadPoolExecutor(at_a_time) as pool:
+            running = {pool.submit(*job): name for name, job in jobs.items()}
+            for done in concurrent.futures.as_completed(running):
+                with self.subTest(running[done]):
+                    print(f"{running[done]}: {done.result()}")
 
 
 def main():

@@ -15,11 +15,10 @@ import select
 import socket
 import subprocess
 import sys
-import unittest
 
 import io_fault
 from faults import DONE, REFUSED, UNKNOWN, is_back, outcomes_of, processor_seconds, quick_site, restart
-from harness import main, run, until
+from harness import Jobs, main, run, until
 
 # Where SQLite locks a file in WAL mode: bytes of the -shm file. Write, checkpoint, recover.
 SHM_LOCKS, SHM_LOCK_COUNT = 120, 3
@@ -234,18 +233,14 @@ def no_descriptors():
     return codes
 
 
-class Others(unittest.TestCase):
+class Others(Jobs):
     def test_all_at_a_time(self):
         """Because most of it is waiting."""
         jobs = {"second": (second_kvd,), "short": (short_lock,), "reader": (foreign_reader,), "start": (locked_at_start,),
                 "immediate": (foreign_lock, "begin immediate"), "exclusive": (foreign_lock, "begin exclusive"),
                 "bytes": (foreign_lock, "shm", SHM_LOCKS, SHM_LOCK_COUNT),
                 "descriptors": (no_descriptors,)}
-        with concurrent.futures.ThreadPoolExecutor(len(jobs)) as pool:
-            running = {pool.submit(*job): name for name, job in jobs.items()}
-            for done in concurrent.futures.as_completed(running):
-                with self.subTest(running[done]):
-                    print(f"{running[done]}: {done.result()}")
+        self.each(jobs, len(jobs))
 
 
 if __name__ == "__main__":
