@@ -1,5 +1,7 @@
 #pragma once
 #include <functional>
+#include <memory>
+#include <vector>
 
 #include "kv/storage.h"
 
@@ -34,5 +36,29 @@ public:
 protected:
     Base& inner_;
 };
+
+// A storage that is another one in everything: what overrides some of it, or only lets go of it without closing it.
+class Passing : public Forwarding<Storage> {
+public:
+    using Forwarding::Forwarding;
+    Result<void> write(const std::function<Result<void>(StorageWriter&)>& body) override { return inner_.write(body); }
+    Result<std::unique_ptr<StorageReader>> snapshot() override { return inner_.snapshot(); }
+};
+
+// A page of an audit log that stands in `rows`, oldest first, as a storage gives it.
+inline AuditPage page_of(const std::vector<AuditRow>& rows, const AuditRange& range) {
+    AuditPage page;
+    std::size_t walked = 0;
+    for (std::size_t i = 0; i < rows.size(); ++i) {
+        const AuditRow& row = rows[range.newest_first ? rows.size() - 1 - i : i];
+        if (range.after && (range.newest_first ? row.position >= *range.after : row.position <= *range.after)) continue;
+        if (walked == range.walk || page.rows.size() == range.limit) return page;
+        ++walked;
+        page.resume = row.position;
+        if (!range.stream || *range.stream == row.record.stream) page.rows.push_back(row);
+    }
+    page.resume.reset();
+    return page;
+}
 
 }  // namespace kv::test

@@ -18,14 +18,13 @@ namespace {
 // ---- a log with a past ----
 
 // Lets go of a storage without closing it, as a process does that is killed.
-class Borrowed final : public test::Forwarding<Storage> {
+class Borrowed final : public test::Passing {
 public:
-    using Forwarding::Forwarding;
+    using Passing::Passing;
     Result<void> write(const std::function<Result<void>(StorageWriter&)>& body) override {
         if (is_gone) return Error{Errc::unavailable, "gone"};
         return inner_.write(body);
     }
-    Result<std::unique_ptr<StorageReader>> snapshot() override { return inner_.snapshot(); }
     bool is_gone = false;
 };
 
@@ -84,32 +83,17 @@ const Past& past() {
 
 // ---- the log, edited ----
 
-class EditedStorage final : public test::Forwarding<Storage> {
+class EditedStorage final : public test::Passing {
 public:
     EditedStorage(Storage& inner, std::vector<AuditRow> rows, std::vector<AuditHead> heads)
-        : Forwarding(inner), rows_(std::move(rows)), heads_(std::move(heads)) {
+        : Passing(inner), rows_(std::move(rows)), heads_(std::move(heads)) {
         for (std::size_t i = 0; i < rows_.size(); ++i) rows_[i].position = i + 1;
     }
 
-    Result<AuditPage> scan_audit(const AuditRange& range) override {
-        AuditPage page;
-        std::size_t walked = 0;
-        for (std::size_t i = 0; i < rows_.size(); ++i) {
-            const AuditRow& row = rows_[range.newest_first ? rows_.size() - 1 - i : i];
-            if (range.after && (range.newest_first ? row.position >= *range.after : row.position <= *range.after)) continue;
-            if (walked == range.walk || page.rows.size() == range.limit) return page;
-            ++walked;
-            page.resume = row.position;
-            if (!range.stream || *range.stream == row.record.stream) page.rows.push_back(row);
-        }
-        page.resume.reset();
-        return page;
-    }
+    Result<AuditPage> scan_audit(const AuditRange& range) override { return test::page_of(rows_, range); }
     Result<std::vector<AuditHead>> walk_audit_heads(const HeadWalk& walk) override {
         return walk.after ? std::vector<AuditHead>() : heads_;
     }
-    Result<void> write(const std::function<Result<void>(StorageWriter&)>& body) override { return inner_.write(body); }
-    Result<std::unique_ptr<StorageReader>> snapshot() override { return inner_.snapshot(); }
 
 private:
     std::vector<AuditRow> rows_;

@@ -19,9 +19,9 @@ namespace {
 
 // ---- a storage whose audit log somebody edited ----
 
-class EditedStorage final : public Forwarding<Storage> {
+class EditedStorage final : public Passing {
 public:
-    explicit EditedStorage(Storage& inner) : Forwarding(inner) {
+    explicit EditedStorage(Storage& inner) : Passing(inner) {
         AuditRange range;
         range.newest_first = false;
         range.limit = range.walk = 10'000'000;
@@ -60,26 +60,10 @@ public:
         if (with_head) std::erase_if(heads, [&](const AuditHead& head) { return head.stream == stream; });
     }
 
-    Result<AuditPage> scan_audit(const AuditRange& range) override {
-        AuditPage page;
-        std::vector<AuditRow> rows = audit;
-        if (range.newest_first) std::reverse(rows.begin(), rows.end());
-        std::size_t walked = 0;
-        for (const AuditRow& row : rows) {
-            if (range.after && (range.newest_first ? row.position >= *range.after : row.position <= *range.after)) continue;
-            if (walked == range.walk || page.rows.size() == range.limit) return page;
-            ++walked;
-            page.resume = row.position;
-            if (!range.stream || *range.stream == row.record.stream) page.rows.push_back(row);
-        }
-        page.resume.reset();
-        return page;
-    }
+    Result<AuditPage> scan_audit(const AuditRange& range) override { return page_of(audit, range); }
     Result<std::vector<AuditHead>> walk_audit_heads(const HeadWalk& walk) override {
         return walk.after ? std::vector<AuditHead>() : heads;
     }
-    Result<void> write(const std::function<Result<void>(StorageWriter&)>& body) override { return inner_.write(body); }
-    Result<std::unique_ptr<StorageReader>> snapshot() override { return inner_.snapshot(); }
 };
 
 // The kinds of what is found, in alphabetical order.
