@@ -39,6 +39,7 @@ only_in '<sodium(\.h|/.*)>|<openssl/.*>' 'libkv/src/crypto/.*|kvd/.*' \
 only_in '<sodium(\.h|/.*)>' 'libkv/src/crypto/.*' 'kvd leaves libsodium to libkv'
 only_in '<soci/.*>|<sqlite3\.h>' 'libkv/src/storage/.*' 'only src/storage knows SOCI and the drivers'
 only_in '[<"]rapidjson/.*' 'libkv/src/json/.*' 'only src/json knows RapidJSON'
+only_in '<amqp[a-z_]*\.h>' 'kvd/amqp_connection\.cpp' 'only the connection knows the library for RabbitMQ'
 only_in '<(boost|spdlog|fmt|prometheus|CLI)/.*>' 'kvd/.*' 'only the daemon knows its libraries'
 
 rules='operation|plan|plan_[a-z_]+|overlay|authorize|value|validate|text|bytes'
@@ -54,7 +55,7 @@ allow 'libkv/src/json/.*' "$std|<rapidjson/.*>|\"kv/(result|secret)\.h\"|\"(json
 only_in '"storage/.*"' 'libkv/src/storage/.*' 'a backend is reached through its public header'
 only_in '"(store|handle|maintenance)(_[a-z_]+)?\.h"' 'libkv/src/(store|handle|maintenance)[^/]*' \
     "nobody includes the store's insides"
-only_in '"(commit|read)_queue(_[a-z_]+)?\.h"' 'libkv/src/((commit|read)_queue|reader|operation_item|store|maintenance|steps|rekey|rewrap|epoch|audit_retention)[^/]*' \
+only_in '"(commit|read)_queue(_[a-z_]+)?\.h"' 'libkv/src/((commit|read)_queue|lanes|reader|operation_item|store|maintenance|steps|rekey|rewrap|epoch|audit_retention)[^/]*' \
     'operations reach a queue through the store'
 only_in '"kvd/.*"' 'kvd/.*' 'libkv never hears of the daemon'
 

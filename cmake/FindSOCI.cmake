@@ -1,12 +1,21 @@
-# Debian's SOCI 4.0 comes without a CMake package. Gives SOCI::core and SOCI::sqlite3.
+# Debian's SOCI 4.0 comes without a CMake package. Gives SOCI::core and SOCI::sqlite3, and of component
+# postgresql SOCI::postgresql.
 include(FindPackageHandleStandardArgs)
 find_path(SOCI_INCLUDE_DIR soci/soci.h)
 find_library(SOCI_CORE_LIBRARY soci_core)
 find_library(SOCI_SQLITE3_LIBRARY soci_sqlite3)
 find_path(SQLITE3_INCLUDE_DIR sqlite3.h)
 find_library(SQLITE3_LIBRARY sqlite3)
-find_package_handle_standard_args(SOCI REQUIRED_VARS SOCI_INCLUDE_DIR SOCI_CORE_LIBRARY SOCI_SQLITE3_LIBRARY
-    SQLITE3_INCLUDE_DIR SQLITE3_LIBRARY)
+set(soci_required SOCI_INCLUDE_DIR SOCI_CORE_LIBRARY SOCI_SQLITE3_LIBRARY SQLITE3_INCLUDE_DIR SQLITE3_LIBRARY)
+if("postgresql" IN_LIST SOCI_FIND_COMPONENTS)
+  find_library(SOCI_POSTGRESQL_LIBRARY soci_postgresql)
+  find_path(POSTGRESQL_INCLUDE_DIR libpq-fe.h PATH_SUFFIXES postgresql)
+  find_library(POSTGRESQL_LIBRARY pq)
+  list(APPEND soci_required SOCI_POSTGRESQL_LIBRARY POSTGRESQL_INCLUDE_DIR POSTGRESQL_LIBRARY)
+  mark_as_advanced(SOCI_POSTGRESQL_LIBRARY POSTGRESQL_INCLUDE_DIR POSTGRESQL_LIBRARY)
+  set(SOCI_postgresql_FOUND ON)
+endif()
+find_package_handle_standard_args(SOCI REQUIRED_VARS ${soci_required} HANDLE_COMPONENTS)
 mark_as_advanced(SOCI_INCLUDE_DIR SOCI_CORE_LIBRARY SOCI_SQLITE3_LIBRARY SQLITE3_INCLUDE_DIR SQLITE3_LIBRARY)
 if(SOCI_FOUND AND NOT TARGET SOCI::core)
   add_library(SOCI::core UNKNOWN IMPORTED)
@@ -16,4 +25,10 @@ if(SOCI_FOUND AND NOT TARGET SOCI::core)
   set_target_properties(SOCI::sqlite3 PROPERTIES IMPORTED_LOCATION ${SOCI_SQLITE3_LIBRARY}
       INTERFACE_INCLUDE_DIRECTORIES "${SOCI_INCLUDE_DIR};${SQLITE3_INCLUDE_DIR}"
       INTERFACE_LINK_LIBRARIES "SOCI::core;${SQLITE3_LIBRARY}")
+endif()
+if(SOCI_FOUND AND "postgresql" IN_LIST SOCI_FIND_COMPONENTS AND NOT TARGET SOCI::postgresql)
+  add_library(SOCI::postgresql UNKNOWN IMPORTED)
+  set_target_properties(SOCI::postgresql PROPERTIES IMPORTED_LOCATION ${SOCI_POSTGRESQL_LIBRARY}
+      INTERFACE_INCLUDE_DIRECTORIES "${SOCI_INCLUDE_DIR};${POSTGRESQL_INCLUDE_DIR}"
+      INTERFACE_LINK_LIBRARIES "SOCI::core;${POSTGRESQL_LIBRARY}")
 endif()

@@ -5,11 +5,12 @@
 #   cmake/install-deps.sh            what the build and the examples need
 #   cmake/install-deps.sh --tests    and what tests/run.sh needs
 #   cmake/install-deps.sh --bench    and what tests/bench/run.sh needs
+#   cmake/install-deps.sh --cluster  and what examples/cluster/run.sh needs
 set -euo pipefail
 
 packages=(
     g++ cmake ninja-build pkg-config ccache git ca-certificates curl python3
-    libboost1.81-dev libcli11-dev libsoci-dev libsodium-dev libspdlog-dev libsqlite3-dev libssl-dev
+    libboost1.81-dev libcli11-dev libpq-dev librabbitmq-dev libsoci-dev libsodium-dev libspdlog-dev libsqlite3-dev libssl-dev
     prometheus-cpp-dev rapidjson-dev
 )
 # npm fetches the viewer of the API document. Any npm will do.
@@ -18,14 +19,15 @@ command -v npm >/dev/null || packages+=(npm)
 for argument in "$@"; do
     case $argument in
         --tests)
-            packages+=(clang-14 libclang-rt-14-dev llvm-14 doctest-dev faketime make python3-yaml strace util-linux)
+            packages+=(clang-14 libclang-rt-14-dev llvm-14 doctest-dev faketime haproxy make postgresql python3-pika python3-yaml rabbitmq-server strace util-linux)
             # A browser looks at the page of the API document. Any will do that has its driver beside it.
             command -v chromium >/dev/null || packages+=(chromium)
             command -v chromedriver >/dev/null || packages+=(chromium-driver)
             ;;
-        --bench) packages+=(wrk) ;;
+        --bench) packages+=(wrk postgresql rabbitmq-server python3-pika) ;;
+        --cluster) packages+=(haproxy postgresql) ;;
         *)
-            echo "usage: $0 [--tests] [--bench]" >&2
+            echo "usage: $0 [--tests] [--bench] [--cluster]" >&2
             exit 2
             ;;
     esac
@@ -69,4 +71,14 @@ if ! apt install --no-install-recommends "${missing[@]}" >>"$log" 2>&1; then
     tail -n 30 "$log" >&2
     echo "install-deps: apt-get could not install: ${missing[*]}" >&2
     exit 1
+fi
+
+# Debian starts what it installs. The tests run servers of their own, so a RabbitMQ that came with this (and Erlang's
+# register of nodes) is stopped again; one that was here before is left alone.
+if [[ " ${missing[*]} " == *" rabbitmq-server "* ]]; then
+    if [[ -d /run/systemd/system ]]; then
+        "${as_root[@]}" systemctl --quiet disable --now rabbitmq-server.service epmd.socket epmd.service || true
+    else
+        "${as_root[@]}" service rabbitmq-server stop >/dev/null 2>&1 || true
+    fi
 fi

@@ -68,6 +68,7 @@ kv::Result<ServeSecrets> load_secrets(const Settings& settings, SecretVariables 
     KV_TRY(kv::SecretBytes key, load_key(settings, variables));
     secrets.keys = kv::make_fixed_key(std::move(key));
     KV_TRY(secrets.previous_keys, load_previous_key(variables));
+    KV_TRY(secrets.amqp, load_amqp(settings, variables.amqp_password));
 
     TokenStore::Source source{.path = settings.tokens, .root_token = {}};
     KV_TRY(source.root_token, root_hash(variables));

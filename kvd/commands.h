@@ -1,8 +1,10 @@
 #pragma once
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "kv/keys.h"
+#include "kvd/amqp_settings.h"
 #include "kvd/auth/tokens.h"
 #include "kvd/config.h"
 
@@ -14,6 +16,7 @@ struct ServeSecrets {
     std::shared_ptr<kv::KeyProvider> previous_keys;  // null: there are none
     std::unique_ptr<TokenStore> tokens;
     kv::SecretBytes dev_token;  // made up for --dev; empty otherwise
+    std::optional<AmqpSettings> amqp;  // with its password; empty: no events are sent
 };
 
 // Reads key and tokens, or says what is missing and what to do about it.

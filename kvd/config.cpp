@@ -31,11 +31,11 @@ using Layer = std::map<std::string, Given>;  // by setting
 std::optional<ConfigError> read_environment_layer(const Environment& environment, Layer& layer) {
     for (const auto& [variable, value] : environment) {
         if (variable.rfind("KVD_", 0) != 0 || variable == "KVD_CONFIG" || variable == "KVD_ROOT_TOKEN" ||
-            variable == "KVD_TOKEN")
+            variable == "KVD_TOKEN" || variable == "KVD_AMQP_PASSWORD")
             continue;
         const auto& table = settings_table();
         const auto setting = std::find_if(table.begin(), table.end(), [&name = variable](const Setting& row) {
-            return variable_of(row.name) == name;
+            return row.variable_name() == name;
         });
         if (setting == table.end())
             return ConfigError{exit_config, "unknown variable " + variable + " (see kvd serve --help-all)"};
@@ -123,6 +123,9 @@ public:
         token_->add_option("--expires-at", command_.expires_at, "RFC 3339 time at which it ends (never)");
         add_key_commands();
         add_backup();
+        add_migrate();
+        add_trim_audit();
+        add_sinks();
         add_verify_commands();
         add_server_commands();
         routes_ = app_.add_subcommand("routes", "Print the table of routes as JSON");
@@ -171,6 +174,10 @@ public:
                         : backup_->parsed()            ? Command::Kind::backup
                         : restore_->parsed()           ? Command::Kind::restore
                         : new_epoch_->parsed()         ? Command::Kind::new_epoch
+                        : migrate_->parsed()           ? Command::Kind::migrate
+                        : trim_audit_->parsed()        ? Command::Kind::trim_audit
+                        : sink_list_->parsed()         ? Command::Kind::sink_list
+                        : sink_forget_->parsed()       ? Command::Kind::sink_forget
                         : rotate_data_key_->parsed()   ? Command::Kind::rotate_data_key
                         : verify_->parsed()            ? Command::Kind::verify
                         : audit_key_->parsed()         ? Command::Kind::audit_key_export
@@ -185,20 +192,18 @@ private:
         serve_->add_option("--config", config_,
                            "Read settings from a file of `key = value` lines, keys as the options here (KVD_CONFIG)");
         for (const Setting& setting : settings_table()) {
-            const std::string flag = std::string("--") + setting.name;
-            const std::string help = std::string(setting.help) + " [" + variable_of(setting.name) + "]";
-            const auto take = [this, flag, name = setting.name](const std::string& value) {
-                flags_[name] = {value, flag, exit_usage};
-            };
-            CLI::Option* option = nullptr;
-            if (setting.placeholder != nullptr) {
-                option = serve_->add_option_function<std::string>(flag, take, help)->type_name(setting.placeholder);
-            } else {
-                option = serve_->add_flag_function(
-                    flag, [take](std::int64_t count) { take(count > 0 ? "true" : "false"); }, help);
-            }
+            CLI::Option* option = add_setting(serve_, setting, " [" + setting.variable_name() + "]");
             if (setting.is_advanced) option->group("Advanced");
         }
+    }
+
+    CLI::Option* add_setting(CLI::App* command, const Setting& setting, const std::string& more_help) {
+        const std::string flag = std::string("--") + setting.name;
+        const std::string help = setting.help + more_help;
+        const auto take = [this, flag, name = setting.name](const std::string& value) { flags_[name] = {value, flag, exit_usage}; };
+        if (setting.placeholder != nullptr)
+            return command->add_option_function<std::string>(flag, take, help)->type_name(setting.placeholder);
+        return command->add_flag_function(flag, [take](std::int64_t count) { take(count > 0 ? "true" : "false"); }, help);
     }
 
     // What is done with the master key while nobody serves the store.
@@ -236,11 +241,41 @@ private:
         add_storage(backup_, "What to back up [KVD_STORAGE]");
         add_server(backup_)->excludes("--storage");
         backup_->add_option("--to", command_.file, "A file to be made, for its owner only; - is stdout (not with --server)")->required()->type_name("FILE");
-        restore_ = app_.add_subcommand("restore", "Make a new storage from a backup");
-        add_storage(restore_, "What to make; it must not be there yet [KVD_STORAGE]");
+        restore_ = app_.add_subcommand("restore", "Fill a new storage from a backup");
+        add_storage(restore_, "What to fill: sqlite:FILE that is not there yet, or an empty PostgreSQL database [KVD_STORAGE]");
         restore_->add_option("--from", command_.file, "The backup; - is stdin")->required()->type_name("FILE");
         new_epoch_ = app_.add_subcommand("new-epoch", "Begin a new epoch in a storage that was set back by other means");
         add_storage(new_epoch_, "A storage that nobody serves [KVD_STORAGE]");
+    }
+
+    void add_sinks() {
+        CLI::App* sink = app_.add_subcommand("sink", "Who is sent events");
+        sink->require_subcommand(1);
+        sink_list_ = sink->add_subcommand("list", "Show them, and how much each has not confirmed");
+        sink_list_->add_option("--storage", command_.storage, "The store [KVD_STORAGE] (sqlite:kv.db)")->type_name("URI");
+        sink_forget_ = sink->add_subcommand("forget", "Forget one that will not come back: events are not kept for it any more");
+        sink_forget_->add_option("name", command_.sink, "Its name: see kvd sink list")->required();
+        sink_forget_->add_option("--storage", command_.storage, "A store in which nobody sends to it [KVD_STORAGE] (sqlite:kv.db)")
+            ->type_name("URI");
+    }
+
+    void add_migrate() {
+        migrate_ = app_.add_subcommand("migrate", "Make or migrate the schema of a PostgreSQL database, which serving it does as well");
+        migrate_->add_option("--storage", command_.storage, "Which one [KVD_STORAGE]")->type_name("URI");
+        migrate_->add_flag("--print", command_.prints,
+                           "Print the SQL for a new database instead, for an administrator: then kvd needs no right to make tables")
+            ->excludes("--storage");
+        migrate_->add_option("--role", command_.role, "With --print: the role that serves it (kvd)")->type_name("NAME")->needs("--print");
+        migrate_->add_flag("--audit-removal", command_.removes_audit, "With --print: that role may remove old rows of the audit log, too")
+            ->needs("--print");
+    }
+
+    // What whoever owns the tables does where kvd's role may not.
+    void add_trim_audit() {
+        trim_audit_ = app_.add_subcommand("trim-audit", "Remove old rows of the audit log, as serving it does where it may");
+        trim_audit_->add_option("--storage", command_.storage, "The store, which may be served from PostgreSQL meanwhile [KVD_STORAGE]")
+            ->type_name("URI");
+        for (const char* name : {"audit-retention", "audit-bytes-max", "audit-archive"}) add_setting(trim_audit_, *find_setting(name), "");
     }
 
     // What an auditor does, also while the store is served.
@@ -290,6 +325,10 @@ private:
     CLI::App* backup_ = nullptr;
     CLI::App* restore_ = nullptr;
     CLI::App* new_epoch_ = nullptr;
+    CLI::App* migrate_ = nullptr;
+    CLI::App* trim_audit_ = nullptr;
+    CLI::App* sink_list_ = nullptr;
+    CLI::App* sink_forget_ = nullptr;
     CLI::App* routes_ = nullptr;
     CLI::App* key_id_ = nullptr;
     CLI::App* check_key_ = nullptr;
@@ -354,6 +393,12 @@ std::optional<ConfigError> check_token_command(const Command& command) {
     return {};
 }
 
+// Overwrites a variable where it stands, and unsets it.
+void wipe_variable(const char* name) {
+    if (char* value = std::getenv(name); value != nullptr) kv::secure_wipe(value, std::strlen(value));
+    unsetenv(name);
+}
+
 }  // namespace
 
 std::variant<Command, ConfigError> parse_command(const std::vector<std::string>& arguments,
@@ -367,6 +412,7 @@ std::variant<Command, ConfigError> parse_command(const std::vector<std::string>&
         const auto variable = environment.find("KVD_STORAGE");
         command.storage = variable != environment.end() ? variable->second : "sqlite:kv.db";
     }
+    if (command.kind == Command::Kind::trim_audit) error = apply(line.flags(), command.settings);
     if (command.kind == Command::Kind::token) error = check_token_command(command);
     if (error) return *std::move(error);
     return command;
@@ -379,6 +425,7 @@ Environment read_environment() {
         if (equals == nullptr || std::strncmp(*entry, "KVD_", 4) != 0) continue;
         result.emplace(std::string(static_cast<const char*>(*entry), equals), equals + 1);
     }
+    wipe_variable("KVD_AMQP_URL");  // it may hold a password
     return result;
 }
 
@@ -387,8 +434,7 @@ SecretVariables SecretVariables::take() {
         char* value = std::getenv(name);
         if (value == nullptr) return std::nullopt;
         kv::SecretBytes secret{std::string_view(value)};
-        kv::secure_wipe(value, secret.size());
-        unsetenv(name);
+        wipe_variable(name);
         if (secret.empty()) return std::nullopt;
         return secret;
     };
@@ -397,6 +443,8 @@ SecretVariables SecretVariables::take() {
     secrets.previous_master_key = take_one("KV_MASTER_KEY_PREVIOUS");
     secrets.root_token = take_one("KVD_ROOT_TOKEN");
     secrets.token = take_one("KVD_TOKEN");
+    secrets.postgres_password = take_one("PGPASSWORD");
+    secrets.amqp_password = take_one("KVD_AMQP_PASSWORD");
     const auto read_path = [](const char* name) -> std::optional<std::string> {
         const char* path = std::getenv(name);
         if (path == nullptr || *path == '\0') return std::nullopt;

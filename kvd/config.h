@@ -33,10 +33,21 @@ struct Settings {
     bool check_config = false;
     std::string audit_copy;  // empty: none
 
+    std::string amqp;  // where events go, perhaps with a password; empty: nowhere
+    std::string amqp_password_file;
+    std::string amqp_ca;
+    std::string amqp_certificate;
+    std::string amqp_key;
+    std::string amqp_exchange = "kv.events";
+    bool amqp_drops_unroutable = false;
+    bool events_hide_keys = false;
+
     std::chrono::milliseconds idle_timeout = std::chrono::seconds(60);
     std::chrono::milliseconds header_timeout = std::chrono::seconds(10);
     std::chrono::milliseconds body_timeout = std::chrono::seconds(10);
     std::chrono::milliseconds write_timeout = std::chrono::seconds(30);
+    std::chrono::milliseconds stall_timeout = std::chrono::seconds(60);
+    std::chrono::milliseconds watch_heartbeat = std::chrono::seconds(15);
     std::chrono::milliseconds drain_timeout = std::chrono::seconds(30);
     std::uint64_t bytes_per_second_min = 64u << 10;
     std::uint64_t connections_max = 10'000;
@@ -51,10 +62,10 @@ struct Settings {
 struct Command {
     enum class Kind : std::uint8_t {
         serve, keygen, token, key_id, check_key, forget_master_key, rotate_data_key, verify, audit_key_export,
-        backup, restore, new_epoch, print
+        backup, restore, new_epoch, migrate, trim_audit, sink_list, sink_forget, print
     };
     Kind kind = Kind::serve;
-    Settings settings;                // serve
+    Settings settings;                // serve; trim-audit: of the audit log
     std::string out;                  // keygen, audit-key export: a file; empty: stdout
     std::string user;                 // token
     std::vector<std::string> grants;  // token
@@ -66,9 +77,13 @@ struct Command {
     std::string ns;                   // rotate-data-key
     bool waits = false;               // rotate-data-key: until it is complete
     std::string key_id;               // forget-master-key
+    std::string sink;                 // sink forget: its name
     std::string audit_key;            // verify: a file; empty: with the master key
     std::vector<std::string> anchors;  // verify: logs; "-" is stdin
     bool json = false;                // verify
+    bool prints = false;              // migrate: what an administrator is to run, instead of doing it
+    std::string role = "kvd";         // migrate: who serves it then
+    bool removes_audit = false;       // migrate: and may remove old rows of the audit log
 };
 
 // Why there is none: one line for stderr, and what to exit with.
@@ -83,7 +98,7 @@ using Environment = std::map<std::string, std::string>;
 std::variant<Command, ConfigError> parse_command(const std::vector<std::string>& arguments,
                                                  const Environment& environment);
 
-// The environment without its secrets, and every other variable of ours.
+// The environment without its secrets, and every other variable of ours. One that may hold a password is overwritten there.
 Environment read_environment();
 
 // The secrets of the environment; an empty variable is as good as none. Taking them overwrites their bytes where they stand, so that neither /proc nor a child
@@ -92,6 +107,8 @@ struct SecretVariables {
     std::optional<kv::SecretBytes> master_key;   // KV_MASTER_KEY
     std::optional<kv::SecretBytes> root_token;   // KVD_ROOT_TOKEN
     std::optional<kv::SecretBytes> token;        // KVD_TOKEN, for commands that take --server
+    std::optional<kv::SecretBytes> postgres_password;    // PGPASSWORD
+    std::optional<kv::SecretBytes> amqp_password;        // KVD_AMQP_PASSWORD
     std::optional<std::string> master_key_file;  // KV_MASTER_KEY_FILE, which is no secret
     std::optional<kv::SecretBytes> previous_master_key;   // KV_MASTER_KEY_PREVIOUS
     std::optional<std::string> previous_master_key_file;  // KV_MASTER_KEY_PREVIOUS_FILE

@@ -70,7 +70,7 @@ class HeadParser final : public http::basic_parser<true> {
 public:
     struct Fields {
         std::optional<std::string_view> host, length, encoding, authorization, content_type, if_match, if_none_match,
-            expect, request_id;
+            last_event_id, expect, request_id;
         std::string accept;
         std::string accept_encoding;
     };
@@ -112,6 +112,7 @@ private:
         if (is("content-type")) return once(fields.content_type, value, "Content-Type");
         if (is("if-match")) return once(fields.if_match, value, "If-Match");
         if (is("if-none-match")) return once(fields.if_none_match, value, "If-None-Match");
+        if (is("last-event-id")) return once(fields.last_event_id, value, "Last-Event-ID");
         if (is("expect")) return once(fields.expect, value, "Expect");
         if (is("x-request-id")) return once(fields.request_id, value, "X-Request-Id");
         if (is("accept")) return append(fields.accept, value);
@@ -250,6 +251,7 @@ Result<Head> parse_head(std::string_view block, const FramingLimits& limits) {
     head.content_type = fields.content_type.value_or(std::string_view());
     head.if_match = fields.if_match.value_or(std::string_view());
     head.if_none_match = fields.if_none_match.value_or(std::string_view());
+    head.last_event_id = fields.last_event_id.value_or(std::string_view());
     if (!head.is_http_1_0) head.expect = fields.expect.value_or(std::string_view());  // 1.0 has no expectations
     head.accept = std::move(fields.accept);
     head.accept_encoding = std::move(fields.accept_encoding);

@@ -46,6 +46,7 @@ struct Head {
     std::string_view content_type;
     std::string_view if_match;
     std::string_view if_none_match;
+    std::string_view last_event_id;
     std::string_view expect;
     std::string_view request_id;  // empty unless 1–128 visible ASCII characters
     std::string accept;           // repeated fields joined: a list, RFC 9110 section 5.3

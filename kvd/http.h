@@ -13,6 +13,8 @@
 
 namespace kvd {
 
+struct WatchTerms;
+
 // One HTTP request, its framing already judged (framing.h): what routes read. Header members are empty where absent.
 struct HttpRequest {
     std::string method;  // "GET"
@@ -25,9 +27,12 @@ struct HttpRequest {
     std::string accept_encoding;
     std::string if_match;
     std::string if_none_match;
+    std::string last_event_id;
     std::string request_id;  // given and well-formed, or drawn
     std::string peer;        // "127.0.0.1"
     std::string body;        // decoded
+    // Where the answer may be a watch. Shared because the answer keeps it.
+    std::shared_ptr<WatchTerms> watch_terms;
 
     HttpRequest() = default;
     HttpRequest(HttpRequest&&) = default;
@@ -62,6 +67,10 @@ struct HttpResponse {
     // If set, `body` is the first piece and the rest comes from here: with chunked coding, cut off without its end if the source
     // fails. Shared because std::function copies what it holds.
     std::shared_ptr<BodySource> source;
+    // The source ends when there is a reason to: its reader owes no rate, but must take something now and then.
+    bool is_endless = false;
+    // It came late because that was asked for: how long it took tells nothing of how fast we are.
+    bool was_awaited = false;
 
     HttpResponse() = default;
     HttpResponse(HttpResponse&&) = default;

@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "kv/admin.h"
+#include "kv/events.h"
 #include "kv/request.h"
 
 namespace kvd {
@@ -38,6 +39,10 @@ struct BodyMembers {
 };
 std::vector<BodyMembers> body_members();
 
+// Text that a JSON writer takes: a key at fault may be bytes that are no UTF-8 (that is one way for it to be at fault), and so
+// may be what somebody wrote into the database. What is no UTF-8 becomes U+FFFD.
+std::string printable(std::string_view text);
+
 std::string write_json(const kv::Namespace& ns);
 std::string write_json(const kv::NamespaceList& list);
 std::string write_json(const kv::Entry& entry);
@@ -52,6 +57,8 @@ std::string write_json(const kv::AuditList& list);
 std::string write_json(const kv::VerifyReport& report);
 // One row as a line of JSON without its end, with the members that AuditList has.
 std::string write_json(const kv::AuditRecord& record);
+// The same of one event.
+std::string write_json(const kv::Event& event);
 
 // The members of an RFC 9457 problem. Error::detail is never shown.
 std::string write_problem(const kv::Error& error, unsigned status, std::string_view request_id);

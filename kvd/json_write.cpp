@@ -9,17 +9,6 @@ namespace {
 
 using kv::json::Writer;
 
-// A key at fault may be bytes that are no UTF-8: that is one way for it to be at fault.
-std::string printable(std::string_view text) {
-    if (kv::is_valid_utf8(text)) return std::string(text);
-    std::string shown;
-    for (char c : text) {
-        if (static_cast<unsigned char>(c) < 0x80) shown.push_back(c);
-        else shown += "\xef\xbf\xbd";
-    }
-    return shown;
-}
-
 void put(Writer& out, std::string_view text) { out.string(text); }
 void put(Writer& out, const std::string& text) { out.string(text); }
 void put(Writer& out, bool value) { out.boolean(value); }
@@ -212,11 +201,10 @@ void array(Writer& out, std::string_view name, const std::vector<T>& items) {
 }
 
 template <class List>
-std::string write_list(const List& list, const std::vector<std::string>* prefixes = nullptr) {
+std::string write_list(const List& list) {
     Writer out;
     out.begin_object();
     array(out, "items", list.items);
-    if (prefixes) strings(out, "prefixes", *prefixes);
     member(out, "nextCursor", list.next_cursor);
     out.end_object();
     return out.take();
@@ -241,11 +229,28 @@ std::string title(kv::Errc code) {
 
 }  // namespace
 
+std::string printable(std::string_view text) {
+    if (kv::is_valid_utf8(text)) return std::string(text);
+    std::string shown;
+    for (char c : text) {
+        if (static_cast<unsigned char>(c) < 0x80) shown.push_back(c);
+        else shown += "\xef\xbf\xbd";
+    }
+    return shown;
+}
+
 std::string write_json(const kv::Namespace& ns) { return write_one(ns); }
 std::string write_json(const kv::NamespaceList& list) { return write_list(list); }
 std::string write_json(const kv::Entry& entry) { return write_one(entry); }
 std::string write_json(const kv::EntryList& list, bool with_prefixes) {
-    return write_list(list, with_prefixes ? &list.prefixes : nullptr);
+    Writer out;
+    out.begin_object();
+    array(out, "items", list.items);
+    if (with_prefixes) strings(out, "prefixes", list.prefixes);
+    member(out, "nextCursor", list.next_cursor);
+    member(out, "revision", list.revision);
+    out.end_object();
+    return out.take();
 }
 std::string write_json(const kv::VersionList& list) { return write_list(list); }
 std::string write_json(const kv::AuditList& list) { return write_list(list); }
@@ -282,6 +287,23 @@ std::string write_json(const kv::BulkDeleteReply& reply) {
 }
 
 std::string write_json(const kv::AuditRecord& record) { return write_one(record); }
+
+std::string write_json(const kv::Event& event) {
+    Writer out;
+    out.begin_object();
+    member(out, "id", event.id());
+    member(out, "namespaceId", event.ns);
+    member(out, "applicationId", event.application_id);
+    member(out, "entryId", event.entry_id);
+    member(out, "keyPath", event.key_path);
+    member(out, "kind", kv::to_string(event.kind));
+    member(out, "version", event.version);
+    member(out, "revision", event.revision);
+    member(out, "at", event.at);
+    text_or_null(out, "userId", event.user_id);
+    out.end_object();
+    return out.take();
+}
 
 std::string write_json(const kv::VerifyReport& report) {
     Writer out;

@@ -8,12 +8,14 @@
 #include <memory>
 #include <span>
 #include <thread>
+#include <utility>
 #include <variant>
 
 #include "kv/sqlite.h"
 #include "kv/store.h"
 #include "kv/version.h"
 #include "kvd/admin.h"
+#include "kvd/amqp_sink.h"
 #include "kvd/audit_copy.h"
 #include "kvd/commands.h"
 #include "kvd/config.h"
@@ -24,9 +26,11 @@
 #include "kvd/service.h"
 #include "kvd/session.h"
 #include "kvd/tool_keys.h"
+#include "kvd/tool_migrate.h"
 #include "kvd/tool_backup.h"
 #include "kvd/tool_verify.h"
 #include "kvd/tool_server.h"
+#include "kvd/tool_sink.h"
 #include "kvd/tool.h"
 #include "text.h"
 
@@ -57,6 +61,7 @@ SessionLimits session_limits(const Settings& settings) {
     limits.header_timeout = settings.header_timeout;
     limits.body_timeout = settings.body_timeout;
     limits.write_timeout = settings.write_timeout;
+    limits.stall_timeout = settings.stall_timeout;
     limits.bytes_per_second_min = settings.bytes_per_second_min;
     limits.body_bytes_in_flight_max = settings.body_bytes_in_flight_max;
     return limits;
@@ -77,12 +82,22 @@ void warn_of_open_files(const std::vector<std::string>& paths, Log& log) {
             log.warning("a file of secrets is open to other users: chmod 600", {{"file", path}});
 }
 
-void log_audit_head(const kv::Store& store, Log& log) {
-    const kv::AuditHead head = store.audit_head();
-    const std::string_view mac(reinterpret_cast<const char*>(head.mac.data()), head.mac.size());
-    log.info("audit-head", {{"stream", head.stream.to_string()},
-                            {"sequence", std::to_string(head.sequence)},
-                            {"mac", kv::hex_encode(mac)}});
+// Null: events go nowhere.
+std::unique_ptr<AmqpSink> make_amqp_sink(std::optional<AmqpSettings> amqp, Log& log) {
+    if (!amqp) return nullptr;
+    if (amqp->is_exposed())
+        log.warning("events and the password for RabbitMQ travel in the clear beyond this machine: use amqps://", {{"broker", amqp->place()}});
+    return std::make_unique<AmqpSink>(*std::move(amqp), log);
+}
+
+void log_audit_heads(const kv::Store& store, Log& log) {
+    for (const kv::AuditHead& head : store.audit_heads()) {
+        if (head.sequence == 0) continue;
+        const std::string_view mac(reinterpret_cast<const char*>(head.mac.data()), head.mac.size());
+        log.info("audit-head", {{"stream", head.stream.to_string()},
+                                {"sequence", std::to_string(head.sequence)},
+                                {"mac", kv::hex_encode(mac)}});
+    }
 }
 
 void reload_tokens(TokenStore& tokens, Metrics& metrics, Log& log) {
@@ -113,13 +128,14 @@ void announce(const Endpoint& api, const kv::SecretBytes& dev_token) {
 
 int serve(const Settings& settings, SecretVariables variables) {
     const std::vector<std::string> secret_files = {settings.tokens, variables.master_key_file.value_or(""),
-                                                   variables.previous_master_key_file.value_or("")};
+                                                   variables.previous_master_key_file.value_or(""), settings.amqp_password_file,
+                                                   settings.amqp_key};
     auto secrets = load_secrets(settings, std::move(variables));
     if (!secrets) return fail(exit_config, secrets.error().message);
     if (settings.check_config) return fail(exit_ok, "the configuration is good");
 
     raise_descriptor_limit();
-    kv::leave_out_sqlite_memory_statistics();
+    kv::configure_sqlite();
     Log log(settings.log_level, settings.log_format);
     warn_of_open_files(secret_files, log);
     Metrics metrics;
@@ -137,6 +153,8 @@ int serve(const Settings& settings, SecretVariables variables) {
         copy = *std::move(opened);
         options.audit_copy = [&copy = *copy](std::span<const kv::AuditRecord> records) { copy.add(records); };
     }
+    const auto amqp = make_amqp_sink(std::exchange(secrets->amqp, std::nullopt), log);  // before the store, which calls it
+    if (amqp) options.sinks = {amqp.get()};
     auto store = kv::open(settings.storage, std::move(options));
     if (!store) return fail(exit_code_of(store.error().code), shown_storage(settings.storage) + ": " + store.error().message);
     kv::Store& kv = **store;
@@ -145,11 +163,14 @@ int serve(const Settings& settings, SecretVariables variables) {
         if (draining.load(std::memory_order_relaxed)) return kv::Error{kv::Errc::shutting_down, "kvd is shutting down"};
         return kv.ready();
     });
-    Metrics::Sources sources{[&kv] { return kv.stats(); }, [&health] { return health.ready(); }, {}};
+    Metrics::Sources sources{[&kv] { return kv.stats(); }, [&health] { return health.ready(); }, {}, {}};
+    if (amqp) sources.amqp = [&amqp = *amqp] { return amqp.stats(); };
     if (copy) sources.audit_copy = [&copy = *copy] { return copy.stats(); };
     metrics.set_sources({KV_VERSION, kv.key_id(), std::string(kv.crypto_backend())}, std::move(sources));
     Router router(kv);
-    ApiService api(router, *secrets->tokens, health, settings.limits);
+    WatchPace pace;
+    pace.heartbeat = settings.watch_heartbeat;
+    ApiService api(router, *secrets->tokens, health, settings.limits, pace);
     AdminService admin({kv, router, *secrets->tokens, health, metrics, settings.limits});
     const auto listening = server.listen(*Endpoint::parse(settings.listen), api);
     if (!listening) return fail(exit_config, listening.error().message);
@@ -179,13 +200,14 @@ int serve(const Settings& settings, SecretVariables variables) {
                                                log.info("stopping: finishing what is in flight");
                                                draining.store(true, std::memory_order_relaxed);
                                                admin.drain();
+                                               kv.release_waiters();
                                            },
-                                       .on_minute = [&] { log_audit_head(kv, log); }});
+                                       .on_minute = [&] { log_audit_heads(kv, log); }});
     if (!was_clean) log.warning("some requests took too long and were cut off");
     admin.stop();
     kv.stop();
     server.stop();
-    log_audit_head(kv, log);
+    log_audit_heads(kv, log);
     if (copy) stop_copy(*copy, log);
     log.info("stopped");
     return exit_ok;
@@ -195,7 +217,9 @@ int run(const std::vector<std::string>& arguments) {
     SecretVariables secrets = SecretVariables::take();
     auto parsed = parse_command(arguments, read_environment());
     if (const auto* error = std::get_if<ConfigError>(&parsed)) return fail(error->code, error->message);
-    const Command& command = std::get<Command>(parsed);
+    Command& command = std::get<Command>(parsed);
+    command.storage = with_password(std::move(command.storage), secrets.postgres_password);
+    command.settings.storage = with_password(std::move(command.settings.storage), secrets.postgres_password);
     switch (command.kind) {
         case Command::Kind::print:
             std::fputs(command.text.c_str(), stdout);
@@ -223,6 +247,14 @@ int run(const std::vector<std::string>& arguments) {
             return run_restore(command, std::move(secrets));
         case Command::Kind::new_epoch:
             return run_new_epoch(command, std::move(secrets));
+        case Command::Kind::migrate:
+            return run_migrate(command);
+        case Command::Kind::trim_audit:
+            return run_trim_audit(command, secrets);
+        case Command::Kind::sink_list:
+            return run_sink_list(command);
+        case Command::Kind::sink_forget:
+            return run_sink_forget(command, secrets);
         case Command::Kind::rotate_data_key:
             return run_server_rotate_data_key(command, std::move(secrets));
         case Command::Kind::serve:

@@ -129,6 +129,28 @@ void add_keys(std::vector<MetricFamily>& out, const kv::StoreStats& stats) {
               static_cast<double>(stats.master_key_rows_missing));
 }
 
+void add_events(std::vector<MetricFamily>& out, const kv::StoreStats& stats) {
+    add_gauge(out, "kvd_watches", "Watchers of changes", static_cast<double>(stats.watches));
+    add_counter(out, "kvd_events_removed_total", "Events that retention removed", stats.events_removed);
+    if (stats.sinks.empty()) return;
+    const auto add = [&](const char* name, const char* help, MetricType type, auto value_of) {
+        out.push_back(family(name, help, type));
+        for (const kv::StoreStats::Sink& sink : stats.sinks) out.back().metric.push_back(labelled(value_of(sink), {{"sink", sink.name}}));
+    };
+    using Sink = kv::StoreStats::Sink;
+    // Of the one kvd that sends; the others know nothing of it.
+    add("kvd_sink_owner", "Whether this kvd sends the events to the sink", MetricType::Gauge,
+        [](const Sink& sink) { return gauge(sink.is_owner ? 1 : 0); });
+    add("kvd_outbox_pending", "Events that the sink has not confirmed, as far as this kvd knows", MetricType::Gauge,
+        [](const Sink& sink) { return gauge(static_cast<double>(sink.pending)); });
+    add("kvd_outbox_oldest_pending_seconds", "Age of the oldest of them", MetricType::Gauge,
+        [](const Sink& sink) { return gauge(sink.oldest_pending_seconds); });
+    add("kvd_sink_delivered_total", "Events that the sink confirmed, repeats too", MetricType::Counter,
+        [](const Sink& sink) { return counter(sink.delivered); });
+    add("kvd_sink_failures_total", "Deliveries of which something did not arrive", MetricType::Counter,
+        [](const Sink& sink) { return counter(sink.failures); });
+}
+
 void add_times(std::vector<MetricFamily>& out, const kv::StoreStats& stats) {
     add_gauge(out, "kv_clock_skew_seconds", "How far the wall clock is ahead of the store's", stats.clock_skew_seconds);
     add_gauge(out, "kv_sweeper_lag_seconds", "Age of the oldest expired entry that was not swept yet",
@@ -165,8 +187,11 @@ void add_store(std::vector<MetricFamily>& out, const kv::StoreStats& stats) {
     add_counter(out, "kv_audit_rows_removed_total", "Audit rows that retention removed", stats.audit_rows_removed);
     add_counter(out, "kv_audit_rows_archived_total", "Audit rows appended to the archive", stats.audit_rows_archived);
     add_counter(out, "kv_audit_archive_failures_total", "Times the archive could not be written", stats.audit_archive_failures);
+    add_counter(out, "kv_audit_removals_forbidden_total",
+                "Times audit rows were due to be removed and the database's role may remove none", stats.audit_removals_forbidden);
     add_storage(out, stats);
     add_keys(out, stats);
+    add_events(out, stats);
     add_times(out, stats);
 }
 
@@ -191,6 +216,7 @@ public:
         }
         if (metrics_.sources_.ready) add_ready(out);
         if (metrics_.sources_.audit_copy) add_audit_copy(out);
+        if (metrics_.sources_.amqp) add_amqp(out);
         return out;
     }
 
@@ -243,6 +269,17 @@ private:
         add_bytes(out, "kvd_audit_copy_waiting_bytes", "Audit rows that wait to be copied", stats.bytes_waiting);
     }
 
+    void add_amqp(std::vector<MetricFamily>& out) const {
+        const AmqpStats stats = metrics_.sources_.amqp();
+        add_counter(out, "kvd_amqp_published_total", "Messages sent to RabbitMQ, repeats too", stats.published);
+        add_counter(out, "kvd_amqp_confirmed_total", "Messages that RabbitMQ confirmed and a queue took", stats.confirmed);
+        add_counter(out, "kvd_amqp_returned_total", "Messages that no queue took", stats.returned);
+        add_counter(out, "kvd_amqp_nacked_total", "Messages that RabbitMQ refused", stats.nacked);
+        add_counter(out, "kvd_amqp_reconnects_total", "Connections to RabbitMQ after the first", stats.reconnects);
+        add_gauge(out, "kvd_amqp_connected", "Whether there is a connection to RabbitMQ", stats.is_connected ? 1 : 0);
+        add_gauge(out, "kvd_amqp_blocked", "Whether RabbitMQ raised an alarm and takes nothing", stats.is_blocked ? 1 : 0);
+    }
+
     void add_transport(std::vector<MetricFamily>& out) const {
         const Metrics& m = metrics_;
         add_gauge(out, "kvd_connections", "Open connections", static_cast<double>(m.connections));
@@ -277,11 +314,12 @@ Metrics::~Metrics() = default;
 
 std::size_t Metrics::operation_of(Extra extra) noexcept { return route_table().size() + extra; }
 
-void Metrics::request(std::size_t operation, unsigned status, std::chrono::nanoseconds took) noexcept {
+void Metrics::request(std::size_t operation, unsigned status, std::chrono::nanoseconds took, bool is_timed) noexcept {
     Operation& counts = operations_[operation];
+    counts.by_status[status - 100].fetch_add(1, std::memory_order_relaxed);
+    if (!is_timed) return;
     const auto nanoseconds = static_cast<std::uint64_t>(took.count());
     const auto* bound = std::lower_bound(latency_bounds.begin(), latency_bounds.end(), nanoseconds);
-    counts.by_status[status - 100].fetch_add(1, std::memory_order_relaxed);
     counts.by_latency[static_cast<std::size_t>(bound - latency_bounds.begin())].fetch_add(1, std::memory_order_relaxed);
     counts.nanoseconds.fetch_add(nanoseconds, std::memory_order_relaxed);
 }

@@ -33,7 +33,8 @@ public:
     static std::size_t operation_of(Extra extra) noexcept;
     const std::string& name_of(std::size_t operation) const noexcept { return names_[operation]; }
 
-    void request(std::size_t operation, unsigned status, std::chrono::nanoseconds took) noexcept;
+    // `is_timed`: how long it took counts.
+    void request(std::size_t operation, unsigned status, std::chrono::nanoseconds took, bool is_timed = true) noexcept;
 
     std::atomic<std::uint64_t> connections{0};
     std::atomic<std::uint64_t> connections_accepted{0};
@@ -55,11 +56,23 @@ public:
         std::uint64_t bytes_waiting = 0;
     };
 
+    // Of the sink that sends events to RabbitMQ.
+    struct AmqpStats {
+        std::uint64_t published = 0;   // messages, repeats too
+        std::uint64_t confirmed = 0;   // by the broker, and taken by a queue
+        std::uint64_t returned = 0;    // for want of a queue that takes them
+        std::uint64_t nacked = 0;      // refused by the broker
+        std::uint64_t reconnects = 0;  // connections made after the first
+        bool is_connected = false;
+        bool is_blocked = false;  // the broker has raised an alarm and takes nothing
+    };
+
     // What others count. From then on render() includes it. Called once, before anything renders; null: not there.
     struct Sources {
         std::function<kv::StoreStats()> store;
         std::function<kv::Result<void>()> ready;
         std::function<AuditCopyStats()> audit_copy;
+        std::function<AmqpStats()> amqp;
     };
     void set_sources(Build build, Sources sources);
     std::string render() const;

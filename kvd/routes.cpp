@@ -53,6 +53,10 @@ constexpr Route body_optional(Route route) {
     route.needs_body = false;
     return route;
 }
+constexpr Route watch_route(Route route) {
+    route.is_watch = true;
+    return route;
+}
 constexpr Route with_head(Route route) {
     route.serves_head = true;
     return route;
@@ -79,7 +83,7 @@ constexpr Route routes[] = {
     body_optional(write_route("POST", BASE "/namespaces/{id}/restore", "namespace.restore", AuditAction::write,
                               namespace_delete, "", parse::restore_namespace, render::namespace_one)),
 
-    read_route("GET", entries, "entry.list", namespace_read, "prefix delimiter includeValues expiringBefore limit cursor",
+    read_route("GET", entries, "entry.list", namespace_read, "prefix delimiter includeValues expiringBefore limit cursor waitRevision timeoutSeconds",
                parse::list_entries, render::entry_list),
     with_head(read_route("GET", one_entry, "entry.get", entry_read, "version", parse::get_entry, render::entry_read)),
     write_route("PUT", one_entry, "entry.put", AuditAction::write, entry_write, "includeValue", parse::put_entry,
@@ -88,6 +92,9 @@ constexpr Route routes[] = {
                 render::entry_written),
     body_optional(write_route("DELETE", one_entry, "entry.delete", AuditAction::delete_, entry_delete, "purge",
                               parse::delete_entry, render::no_content)),
+
+    watch_route(read_route("GET", BASE "/{nsId}/watch", "entry.watch", namespace_read, "prefix fromRevision", parse::watch_entries,
+                           render::watch)),
 
     bulk_route(BASE "/{nsId}/bulk/get", "bulk.get", AuditAction::read, entry_read, parse::bulk_get, render::bulk_got),
     bulk_route(BASE "/{nsId}/bulk/set", "bulk.set", AuditAction::write, entry_write, parse::bulk_set, render::bulk_set),
@@ -304,12 +311,20 @@ struct InFlight {
     RouteMatch match;
     HttpRequest request;
     std::function<void(HttpResponse)> done;
+    bool waits = false;  // it is a long poll
 };
+
+bool waits(const kv::Request& request) {
+    const auto* list = std::get_if<kv::ListEntries>(&request);
+    return list != nullptr && list->wait_revision;
+}
 
 void answer(InFlight& flight, kv::Result<kv::Reply> reply) {
     flight.done(guarded(flight.request.request_id, [&] {
         if (!reply) return problem(reply.error(), flight.request.request_id);
-        return flight.match.route->render(flight.match, flight.request, *std::move(reply));
+        HttpResponse response = flight.match.route->render(flight.match, flight.request, *std::move(reply));
+        response.was_awaited = flight.waits;
+        return response;
     }));
 }
 
@@ -397,7 +412,7 @@ void Router::handle(RouteMatch&& match, HttpRequest&& request, kv::Actor&& actor
         return refuse(std::move(refusal), request.request_id, std::move(actor), std::move(parsed).error(), std::move(done));
     }
     // Shared because std::function copies what it holds.
-    auto flight = std::make_shared<InFlight>(InFlight{std::move(match), std::move(request), std::move(done)});
+    auto flight = std::make_shared<InFlight>(InFlight{std::move(match), std::move(request), std::move(done), waits(*parsed)});
     Turn::submit(client_, {std::move(actor), *std::move(parsed),
                            [flight](kv::Result<kv::Reply> reply) { answer(*flight, std::move(reply)); }});
 }

@@ -39,6 +39,7 @@ struct Route {
     HttpResponse (*answer)(const RouteMatch& match, const HttpRequest& request);
     // Routes of the admin listener have none of the three: kvd/admin.h reads and answers them.
     ListenerKind listener = ListenerKind::api;
+    bool is_watch = false;  // answered for as long as somebody listens
 };
 
 // A request line that found its route; parameters are percent-decoded.

@@ -1,4 +1,6 @@
 #include <algorithm>
+#include <charconv>
+#include <cstdint>
 
 #include "kvd/header_fields.h"
 #include "kvd/json.h"
@@ -102,6 +104,16 @@ kv::Result<bool> flag(const Query& query, std::string_view name) {
 
 }  // namespace
 
+kv::Result<std::optional<std::uint64_t>> watch_position(const Query& query, const HttpRequest& request) {
+    KV_TRY(std::optional<std::uint64_t> position, query.integer("fromRevision"));
+    const std::string& last = request.last_event_id;
+    if (last.empty()) return position;
+    std::uint64_t revision = 0;
+    const auto [end, failure] = std::from_chars(last.data(), last.data() + last.size(), revision);
+    if (failure != std::errc{} || end != last.data() + last.size()) return fault("Last-Event-ID", "must be the id of an event: a revision");
+    return std::optional(revision);
+}
+
 bool wants_bytes(const HttpRequest& request) { return prefers(request.accept, bytes_type, json_type); }
 
 namespace parse {
@@ -183,8 +195,24 @@ kv::Result<kv::Request> list_entries(const RouteMatch& match, const HttpRequest&
     KV_TRY(list.expiring_before, query.time("expiringBefore"));
     KV_TRY(list.page, page_of(query));
     KV_TRY(list.if_none_match, none_match_of(request));
+    KV_TRY(list.wait_revision, query.integer("waitRevision"));
+    KV_TRY(const std::optional<std::uint64_t> seconds, query.integer("timeoutSeconds"));
+    if (seconds && !list.wait_revision) return fault("timeoutSeconds", "means nothing without waitRevision");
+    if (seconds) list.wait_seconds = static_cast<std::int64_t>(std::min<std::uint64_t>(*seconds, INT32_MAX));
     list.ns = namespace_of(match);
     return kv::Request(std::move(list));
+}
+
+kv::Result<kv::Request> watch_entries(const RouteMatch& match, const HttpRequest& request) {
+    kv::WatchEntries watch;
+    KV_TRY(Query query, query_of(match, request));
+    KV_CHECK(require_no_body(request));
+    watch.prefix = query.text("prefix").value_or("");
+    KV_TRY(watch.from_revision, watch_position(query, request));
+    if (request.is_http_1_0)
+        return kv::Error{kv::Errc::invalid_request, "a watch is answered in pieces, whose end only HTTP/1.1 can tell"};
+    watch.ns = namespace_of(match);
+    return kv::Request(std::move(watch));
 }
 
 kv::Result<kv::Request> get_entry(const RouteMatch& match, const HttpRequest& request) {

@@ -5,6 +5,7 @@
 #include "kvd/query.h"
 #include "kvd/route_parts.h"
 #include "kvd/status.h"
+#include "kvd/watch_stream.h"
 #include "kvd/web/assets.h"
 
 // kv::Reply -> HTTP response.
@@ -69,7 +70,17 @@ HttpResponse namespace_created(const RouteMatch& match, const HttpRequest&, kv::
 
 HttpResponse entry_list(const RouteMatch& match, const HttpRequest& request, kv::Reply reply) {
     const auto& list = std::get<kv::EntryList>(reply);
-    return read_reply(list, [&] { return write_json(list, has_parameter(match, request, "delimiter")); });
+    HttpResponse response = read_reply(list, [&] { return write_json(list, has_parameter(match, request, "delimiter")); });
+    // Also where there is no body to say it: whoever polls with it would otherwise ask for the same one again.
+    response.headers.emplace_back("X-Revision", std::to_string(list.revision));
+    return response;
+}
+
+HttpResponse watch(const RouteMatch& match, const HttpRequest& request, kv::Reply reply) {
+    auto& begun = std::get<kv::WatchReply>(reply);
+    const kv::Result<Query> query = Query::parse(request.query, match.route->query);
+    const std::optional<std::uint64_t> asked = query ? watch_position(*query, request).value_or(std::nullopt) : std::nullopt;
+    return watch_response(std::move(begun.watch), asked.value_or(begun.revision), request.watch_terms);
 }
 
 HttpResponse entry_read(const RouteMatch&, const HttpRequest& request, kv::Reply reply) {

@@ -33,7 +33,7 @@ constexpr std::chrono::milliseconds drain_poll(20);
 // A quarter of the shortest deadline, so that none is missed by much; four times a second is plenty otherwise.
 std::chrono::milliseconds tick_of(const SessionLimits& limits) {
     const auto shortest =
-        std::min({limits.idle_timeout, limits.header_timeout, limits.body_timeout, limits.write_timeout});
+        std::min({limits.idle_timeout, limits.header_timeout, limits.body_timeout, limits.write_timeout, limits.stall_timeout});
     return std::clamp(shortest / 4, std::chrono::milliseconds(10), std::chrono::milliseconds(250));
 }
 

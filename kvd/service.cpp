@@ -2,7 +2,6 @@
 
 #include <utility>
 
-#include "kvd/auth/tokens.h"
 #include "kvd/framing.h"
 #include "kvd/json.h"
 #include "kvd/metrics.h"
@@ -32,13 +31,14 @@ HttpResponse unready(const Error& error, std::string_view request_id) {
 }
 
 // RFC 6750: the scheme in any case, one space or more, the token.
-std::optional<Error> authenticate(const TokenStore& tokens, std::string_view authorization, kv::Actor& actor) {
+std::optional<Error> authenticate(const TokenStore& tokens, std::string_view authorization, Service::Verdict& verdict) {
     constexpr std::string_view scheme = "bearer ";
     if (!equals_ignoring_case(authorization.substr(0, scheme.size()), scheme))
         return Error{Errc::unauthenticated, "a bearer token is needed: Authorization: Bearer TOKEN"};
     authorization.remove_prefix(scheme.size());
     while (!authorization.empty() && authorization.front() == ' ') authorization.remove_prefix(1);
-    if (!tokens.identify(authorization, actor))
+    verdict.token = hash_token(authorization);
+    if (!tokens.identify(verdict.token, verdict.actor))
         return Error{Errc::unauthenticated, "the token is unknown or has expired"};
     return std::nullopt;
 }
@@ -60,8 +60,8 @@ std::optional<HttpResponse> Health::answer(const HttpRequest& request) const {
     return response;
 }
 
-ApiService::ApiService(Router& router, const TokenStore& tokens, const Health& health, const Limits& limits)
-    : router_(router), tokens_(tokens), health_(health), limits_(limits) {}
+ApiService::ApiService(Router& router, const TokenStore& tokens, const Health& health, const Limits& limits, const WatchPace& pace)
+    : router_(router), tokens_(tokens), health_(health), limits_(limits), pace_(pace) {}
 
 Service::Verdict ApiService::judge(const HttpRequest& request, std::string_view authorization) {
     if (auto answer = health_.answer(request))
@@ -70,6 +70,8 @@ Service::Verdict ApiService::judge(const HttpRequest& request, std::string_view 
 }
 
 void ApiService::handle(Verdict&& verdict, HttpRequest&& request, Done done) {
+    if (verdict.match.route->is_watch)
+        request.watch_terms = std::make_shared<WatchTerms>(pace_, Standing(tokens_, verdict.token, verdict.actor));
     router_.handle(std::move(verdict.match), std::move(request), std::move(verdict.actor), std::move(done));
 }
 
@@ -95,7 +97,7 @@ Service::Verdict judge_route(ListenerKind listener, const HttpRequest& request, 
     verdict.body_bytes_max = route.is_bulk ? limits.bulk_body_bytes_max : limits.body_bytes_max;
     verdict.actor.peer = request.peer;
     verdict.actor.request_id = request.request_id;
-    if (route.needs_credential) verdict.refusal = authenticate(tokens, authorization, verdict.actor);
+    if (route.needs_credential) verdict.refusal = authenticate(tokens, authorization, verdict);
     return verdict;
 }
 

@@ -4,11 +4,11 @@
 #include <optional>
 #include <string_view>
 
+#include "kvd/auth/tokens.h"
 #include "kvd/routes.h"
+#include "kvd/watch_stream.h"
 
 namespace kvd {
-
-class TokenStore;
 
 // What a listener serves. A session asks judge() as soon as it has the head, reads the body the verdict allows, then
 // hands over to handle(). Threads: any.
@@ -22,6 +22,7 @@ public:
         std::optional<kv::Error> refusal;    // to be given to refuse()
         RouteMatch match;
         kv::Actor actor;
+        TokenHash token{};        // of the credential, where one was needed and is good
         bool has_body = false;    // may have one
         bool needs_body = false;  // and must say how long it is
         std::size_t body_bytes_max = 0;
@@ -51,7 +52,7 @@ private:
 // The API: routes behind credentials, and health. Borrows everything.
 class ApiService final : public Service {
 public:
-    ApiService(Router& router, const TokenStore& tokens, const Health& health, const Limits& limits);
+    ApiService(Router& router, const TokenStore& tokens, const Health& health, const Limits& limits, const WatchPace& pace = {});
 
     Verdict judge(const HttpRequest& request, std::string_view authorization) override;
     void handle(Verdict&& verdict, HttpRequest&& request, Done done) override;
@@ -62,6 +63,7 @@ private:
     const TokenStore& tokens_;
     const Health& health_;
     Limits limits_;
+    WatchPace pace_;
 };
 
 // What every listener does with a request for one of its routes: finds the route, and who asks.

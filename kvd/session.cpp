@@ -1,5 +1,9 @@
 #include "kvd/session.h"
 
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <sys/socket.h>
+
 #include <algorithm>
 #include <array>
 #include <boost/asio/buffer.hpp>
@@ -27,6 +31,10 @@ constexpr std::size_t head_slack_bytes = 4u << 10;
 constexpr std::size_t body_read_bytes = 64u << 10;
 // Bodies up to this size are bounded by the number of connections alone and not counted.
 constexpr std::size_t small_body_bytes = 4u << 10;
+// What the kernel holds of an answer without an end.
+constexpr int send_buffer_bytes = 64 << 10;
+// What is read for longer is perhaps not waited for any more.
+constexpr std::chrono::seconds patience_of_peers{5};
 
 std::string address_of(const net::ip::tcp::endpoint& endpoint) {
     const net::ip::address address = endpoint.address();
@@ -70,6 +78,7 @@ void Session::start() {
 void Session::close() noexcept {
     if (phase_ == Phase::closed) return;
     phase_ = Phase::closed;
+    log_end();
     error_code ignored;
     socket_.close(ignored);
     if (answer_) answer_->source.reset();  // what it holds is not waited for by anybody
@@ -81,7 +90,8 @@ void Session::close() noexcept {
 }
 
 void Session::drain() {
-    if (phase_ == Phase::head && input_.empty()) close();
+    if (phase_ == Phase::head && input_.empty()) return close();
+    if (phase_ == Phase::writing && is_endless_) close();  // its reader takes nothing now, not even that it ends
 }
 
 // Every way into a session goes through here: one thing after the other until an operation is under way, and nothing
@@ -149,7 +159,10 @@ void Session::on_read(std::size_t size, bool failed) {
 }
 
 void Session::check_deadline(Clock::time_point now) {
-    if (now < deadline_ || phase_ == Phase::handling || phase_ == Phase::pulling || phase_ == Phase::closed) return;
+    const bool awaits_us = phase_ == Phase::handling || phase_ == Phase::pulling;
+    const bool is_long = phase_ == Phase::handling ? is_read_ && now - began_ > patience_of_peers : is_endless_;
+    if (awaits_us && !watching_ && is_long) watch_peer();
+    if (now < deadline_ || awaits_us || phase_ == Phase::closed) return;
     if (!reading_) {  // the peer does not take its answer
         context_.metrics.timeouts.fetch_add(1, std::memory_order_relaxed);
         if (answer_ && answer_->source)
@@ -215,6 +228,7 @@ void Session::read_request(const Head& head) {
     request_.accept_encoding = head.accept_encoding;
     request_.if_match = head.if_match;
     request_.if_none_match = head.if_none_match;
+    request_.last_event_id = head.last_event_id;
     request_.request_id = head.request_id.empty() ? worker_.draw_id() : std::string(head.request_id);
     request_.peer = peer_;
     method_ = head.method;
@@ -442,45 +456,86 @@ Session::Step Session::begin_write() {
     // Without chunks the end would look like a connection that broke.
     if (answer_->source && is_http_1_0_)
         answer_ = problem({Errc::invalid_request, "this answer needs HTTP/1.1"}, request_id_);
-    context_.metrics.request(operation_, answer_->status, now - began_);
-    if (context_.logs_requests) log_request(now - began_);
+    is_endless_ = answer_->is_endless && answer_->source;
+    context_.metrics.request(operation_, answer_->status, now - began_, !answer_->was_awaited);
+    log_due_ = context_.logs_requests && answer_->source;
+    if (context_.logs_requests && !log_due_) log_request(now - began_);
     render_response_head(*answer_, {request_id_, closing_, is_http_1_0_}, head_out_);
     if (method_ == "HEAD" || !has_content(answer_->status)) {
         kv::json::wipe(answer_->body);
         answer_->source.reset();
     }
-    chunk_begun_ = answer_->source && !answer_->body.empty();
-    if (chunk_begun_) append_chunk_head(head_out_, answer_->body.size(), false);
+    chunk_begun_ = false;
+    if (answer_->source && !answer_->body.empty()) begin_chunk();
     phase_ = Phase::writing;
     phase_began_ = now;
-    deadline_ = now + limits.write_timeout;
+    deadline_ = now + (is_endless_ ? limits.stall_timeout : limits.write_timeout);
     written_ = 0;
+    if (is_endless_) prepare_endless();
     return write_some();
+}
+
+// A peer that takes nothing is not to fill the kernel's memory either, and one that is gone without a word, so that it
+// acknowledges nothing, is to be noticed before megabytes wait for it.
+void Session::prepare_endless() {
+    error_code ignored;
+    socket_.set_option(net::socket_base::send_buffer_size(send_buffer_bytes), ignored);
+    const auto patience = static_cast<unsigned>(2 * context_.limits.stall_timeout.count());  // after ours
+    static_cast<void>(setsockopt(socket_.native_handle(), IPPROTO_TCP, TCP_USER_TIMEOUT, &patience, sizeof patience));
 }
 
 Session::Step Session::write_some() {
     const std::string& body = answer_->body;
     const std::size_t size = head_out_.size() + body.size();
+    const std::size_t written_before = written_;
     while (written_ < size) {
         const std::size_t of_body = written_ > head_out_.size() ? written_ - head_out_.size() : 0;
         const std::array<net::const_buffer, 2> parts = {net::buffer(head_out_) + written_, net::buffer(body) + of_body};
         error_code error;
         written_ += socket_.write_some(parts, error);
-        if (error == net::error::would_block) {
-            const std::chrono::milliseconds earned(written_ * 1000 / context_.limits.bytes_per_second_min);
-            deadline_ = phase_began_ + context_.limits.write_timeout + earned;
-            socket_.async_wait(net::socket_base::wait_write, [self = shared_from_this()](error_code failed) {
-                if (failed) return self->close();
-                self->run([&self] { return self->step(); });
-            });
-            return Step::wait;
-        }
+        if (error == net::error::would_block) return await_room(written_ > written_before);
         if (error) {
             close();
             return Step::wait;
         }
     }
     return answer_->source ? pull() : finish_write();
+}
+
+Session::Step Session::await_room(bool took_some) {
+    const SessionLimits& limits = context_.limits;
+    if (!is_endless_) {
+        const std::chrono::milliseconds earned(written_ * 1000 / limits.bytes_per_second_min);
+        deadline_ = phase_began_ + limits.write_timeout + earned;
+    } else if (context_.draining.load(std::memory_order_relaxed)) {
+        close();
+        return Step::wait;
+    } else if (took_some) {
+        deadline_ = Clock::now() + limits.stall_timeout;
+    }
+    socket_.async_wait(net::socket_base::wait_write, [self = shared_from_this()](error_code failed) {
+        if (failed) return self->close();
+        self->run([&self] { return self->step(); });
+    });
+    return Step::wait;
+}
+
+// While a peer waits for its answer nothing is read from it, so that its end would not be noticed. One that has shut down its
+// side, which only means that it asks for no more, counts as gone where it waits for long: it is seldom anything else.
+void Session::watch_peer() {
+    watching_ = true;
+    socket_.async_wait(net::socket_base::wait_read, [self = shared_from_this()](error_code error) {
+        self->watching_ = false;
+        if (!error) self->look_at_peer();
+    });
+}
+
+void Session::look_at_peer() {
+    if (phase_ != Phase::handling && phase_ != Phase::pulling) return;
+    error_code error;
+    char byte = 0;
+    socket_.receive(net::buffer(&byte, 1), net::socket_base::message_peek, error);
+    if (error && error != net::error::would_block) close();  // at its end, or broken
 }
 
 // ---- an answer in pieces ----
@@ -524,13 +579,26 @@ Session::Step Session::await_piece() {
     }
     begin_piece(*std::move(*piece_));
     piece_.reset();
+    if (is_endless_ && answer_held_.bytes() > 0 && !has_room()) {
+        // There are others who do not take theirs: this reader comes again, and goes on from where it was.
+        context_.metrics.answers_dropped.fetch_add(1, std::memory_order_relaxed);
+        close();
+        return Step::wait;
+    }
     return write_some();
+}
+
+void Session::begin_chunk() {
+    append_chunk_head(head_out_, answer_->body.size(), std::exchange(chunk_begun_, true));
+    // Its end goes out with the next one's beginning, which saves a copy; but where that may be long in coming there are readers
+    // who wait for it.
+    if (is_endless_ && std::exchange(chunk_begun_, false)) answer_->body += "\r\n";
 }
 
 void Session::begin_piece(BodySource::Piece piece) {
     head_out_.clear();
-    if (!piece.bytes.empty()) append_chunk_head(head_out_, piece.bytes.size(), std::exchange(chunk_begun_, true));
     answer_->body = std::move(piece.bytes);
+    if (!answer_->body.empty()) begin_chunk();
     if (piece.is_last) {
         append_chunk_head(answer_->body, 0, chunk_begun_);
         answer_->source.reset();
@@ -539,11 +607,12 @@ void Session::begin_piece(BodySource::Piece piece) {
     const Clock::time_point now = Clock::now();
     phase_ = Phase::writing;
     phase_began_ += now - pull_began_;
-    deadline_ = now + context_.limits.write_timeout;
+    deadline_ = now + (is_endless_ ? context_.limits.stall_timeout : context_.limits.write_timeout);
     written_ = 0;
 }
 
 Session::Step Session::finish_write() {
+    log_end();
     answer_.reset();
     kv::json::wipe(request_.body);  // that of a refused request
     body_held_ = {};
@@ -566,6 +635,16 @@ Session::Step Session::finish_write() {
     phase_ = Phase::lingering;
     deadline_ = Clock::now() + context_.limits.linger_timeout;
     return Step::again;
+}
+
+// An answer in pieces takes as long as its reader, so that it is logged when it ends, be it cut off.
+void Session::log_end() noexcept {
+    if (!std::exchange(log_due_, false)) return;
+    try {
+        log_request(Clock::now() - began_);
+    } catch (...) {
+        context_.metrics.exceptions.fetch_add(1, std::memory_order_relaxed);
+    }
 }
 
 void Session::log_request(Clock::duration took) {

@@ -28,6 +28,7 @@ struct SessionLimits {
     std::chrono::milliseconds header_timeout = std::chrono::seconds(10);  // from the first byte
     std::chrono::milliseconds body_timeout = std::chrono::seconds(10);    // and what the slowest allowed rate adds
     std::chrono::milliseconds write_timeout = std::chrono::seconds(30);   // the same
+    std::chrono::milliseconds stall_timeout = std::chrono::seconds(60);   // of an endless answer's reader who takes nothing
     std::chrono::milliseconds linger_timeout = std::chrono::seconds(2);
     std::size_t bytes_per_second_min = 64u << 10;
     std::size_t requests_max = 1'000'000;               // of one connection
@@ -125,10 +126,16 @@ private:
     Step begin_write();
     Step write_some();
     Step finish_write();
+    Step await_room(bool took_some);
     Step pull();
     Step await_piece();
+    void begin_chunk();
     void begin_piece(BodySource::Piece piece);
     void log_request(Clock::duration took);
+    void log_end() noexcept;
+    void prepare_endless();
+    void watch_peer();
+    void look_at_peer();
 
     void arm_read();
     void on_read(std::size_t size, bool failed);
@@ -151,6 +158,7 @@ private:
     bool timed_out_ = false;   // and was cancelled for its deadline
     bool head_begun_ = false;  // the first byte of a request is there
     bool closing_ = false;     // after this answer
+    bool watching_ = false;    // for the peer to go while it waits for its answer
 
     // The request at hand.
     std::uint64_t sequence_ = 0;
@@ -160,6 +168,8 @@ private:
     std::string method_;
     std::string request_id_;
     bool is_http_1_0_ = false;
+    bool is_endless_ = false;  // its answer, which is begun
+    bool log_due_ = false;     // its line in the access log, where the answer is sent in pieces
     bool is_read_ = false;  // so that nothing is left undone, or done, by not giving its answer
     Clock::time_point began_;
     std::optional<ChunkedDecoder> chunked_;

@@ -8,6 +8,7 @@
 #include <initializer_list>
 #include <utility>
 
+#include "kvd/amqp_settings.h"
 #include "kvd/audit_copy.h"
 #include "kvd/server.h"
 
@@ -120,6 +121,26 @@ Set endpoint(std::string Settings::*member, bool may_be_off) {
     };
 }
 
+Set amqp_uri(std::string Settings::*member) {
+    return [=](Settings& settings, const std::string& value) -> Problem {
+        if (const auto parsed = AmqpUri::parse(value); !parsed) return parsed.error().message;
+        settings.*member = value;
+        return {};
+    };
+}
+
+// Of an AMQP exchange: what every tool can type.
+Set exchange_name(std::string Settings::*member) {
+    return [=](Settings& settings, const std::string& value) -> Problem {
+        constexpr std::size_t bytes_max = 255;
+        constexpr std::string_view allowed = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.:";
+        if (value.empty() || value.size() > bytes_max || value.find_first_not_of(allowed) != std::string::npos || value.starts_with("amq."))
+            return "must be 1 to 255 letters, digits, '-', '_', '.' and ':', and not begin with \"amq.\"";
+        settings.*member = value;
+        return {};
+    };
+}
+
 Set audit_copy_target(std::string Settings::*member) {
     return [=](Settings& settings, const std::string& value) -> Problem {
         if (const auto parsed = AuditCopyTarget::parse(value); !parsed) return parsed.error().message;
@@ -148,7 +169,7 @@ const std::vector<Setting>& settings_table() {
          endpoint(&Settings::listen, false)},
         {"admin-listen", "ADDRESS:PORT|off", "Where metrics and health are (127.0.0.1:8421)", false,
          endpoint(&Settings::admin_listen, true)},
-        {"storage", "URI", "sqlite:FILE or memory: (sqlite:kv.db)", false, text(&Settings::storage)},
+        {"storage", "URI", "sqlite:FILE, postgresql://HOST/DATABASE or memory: (sqlite:kv.db)", false, text(&Settings::storage)},
         {"tokens", "FILE", "Who may log in: a JSON file, read again on SIGHUP", false, text(&Settings::tokens)},
         {"threads", "N", "Threads that serve connections (one per core)", false, number(KVD_MEMBER(threads), 0, 1024)},
         {"log-level", "LEVEL", "debug, info, warning or error (info)", false,
@@ -173,11 +194,26 @@ const std::vector<Setting>& settings_table() {
          folder(KVD_MEMBER(store.audit_archive))},
         {"audit-copy", "TARGET", "Copy each audit row as a line of JSON to file:PATH, syslog: or stdout (none)", false,
          audit_copy_target(&Settings::audit_copy)},
+        {"amqp", "URI", "Send events to a RabbitMQ: amqp://USER@HOST:PORT/VHOST or amqps://... (none)", false, amqp_uri(&Settings::amqp),
+         "KVD_AMQP_URL"},
+        {"amqp-password-file", "FILE", "The password for it, or in KVD_AMQP_PASSWORD", false, text(&Settings::amqp_password_file)},
+        {"amqp-ca", "FILE", "Who vouches for its certificate (whom this machine trusts)", false, text(&Settings::amqp_ca)},
+        {"amqp-exchange", "NAME", "The topic exchange there, made where there is none (kv.events)", false,
+         exchange_name(&Settings::amqp_exchange)},
+        {"events-hide-keys", nullptr, "Send no key paths and no users", false, flag(&Settings::events_hide_keys)},
+        {"event-retention", "TIME", "Events stay for (7d), and longer until they were sent", false,
+         duration(KVD_MEMBER(store.event_retention), minute, 100 * year)},
         {"disk-free-min", "N", "Refuse writes when the disk has less room; 0: never (an eighth of it, 256MiB at most)", false,
          number(KVD_MEMBER(store.disk_free_min), 0, 1024 * gibibyte)},
         {"trust-clock", nullptr, "The clock is right, however far the store's last change lies back or ahead: say it once",
          false, flag_at(KVD_MEMBER(store.trust_clock))},
 
+        {"amqp-cert", "FILE", "A certificate to show to RabbitMQ (none)", true, text(&Settings::amqp_certificate)},
+        {"amqp-key", "FILE", "The key of that certificate", true, text(&Settings::amqp_key)},
+        {"amqp-unroutable", "WHAT", "keep or drop: events that no queue takes (keep)", true,
+         choice(KVD_MEMBER(amqp_drops_unroutable), std::vector<std::pair<std::string, bool>>{{"keep", false}, {"drop", true}})},
+        {"events-max", "N", "Events of one namespace that stay (100000)", true,
+         number(KVD_MEMBER(store.events_max), 1, 1'000'000'000)},
         {"audit-bytes-max", "N", "Remove the oldest audit rows beyond this size; 0: never (0)", true,
          number(KVD_MEMBER(store.audit_bytes_max), 0, 1024 * gibibyte)},
         {"denial-window", "TIME", "Equal denials of one caller are one row for so long; 0: each is one (10s)", true,
@@ -194,6 +230,9 @@ const std::vector<Setting>& settings_table() {
          duration(KVD_MEMBER(write_timeout), 10, day)},
         {"drain-timeout", "TIME", "After SIGTERM requests under way may take so long (30s)", true,
          duration(KVD_MEMBER(drain_timeout), 0, day)},
+        {"stall-timeout", "TIME", "A watcher may take nothing for (60s)", true, duration(KVD_MEMBER(stall_timeout), 10, day)},
+        {"watch-heartbeat", "TIME", "A watcher hears something at least every (15s)", true,
+         duration(KVD_MEMBER(watch_heartbeat), 100, day)},
         {"bytes-per-second-min", "N", "The rate (64KiB)", true, number(KVD_MEMBER(bytes_per_second_min), 1, gibibyte)},
         {"connections-max", "N", "Connections to the API at a time (10000)", true,
          number(KVD_MEMBER(connections_max), 1, 1'000'000)},
@@ -252,12 +291,13 @@ const Setting* find_setting(std::string_view name) {
     return nullptr;
 }
 
-std::string variable_of(std::string_view name) {
-    std::string variable = "KVD_";
-    for (char letter : name)
-        variable +=
-            letter == '-' ? '_' : static_cast<char>(letter >= 'a' && letter <= 'z' ? letter - 'a' + 'A' : letter);
-    return variable;
+// "admin-listen" -> "KVD_ADMIN_LISTEN".
+std::string Setting::variable_name() const {
+    if (variable != nullptr) return variable;
+    std::string result = "KVD_";
+    for (char letter : std::string_view(name))
+        result += letter == '-' ? '_' : static_cast<char>(letter >= 'a' && letter <= 'z' ? letter - 'a' + 'A' : letter);
+    return result;
 }
 
 }  // namespace kvd

@@ -18,13 +18,13 @@ struct Setting {
     const char* help;
     bool is_advanced;
     std::function<Problem(Settings&, const std::string&)> set;
+    const char* variable = nullptr;  // where it is not called after the name
+
+    std::string variable_name() const;
 };
 
 // In the order of the help.
 const std::vector<Setting>& settings_table();
 // Null if there is none of that name.
 const Setting* find_setting(std::string_view name);
-// "admin-listen" -> "KVD_ADMIN_LISTEN".
-std::string variable_of(std::string_view name);
-
 }  // namespace kvd

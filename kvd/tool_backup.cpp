@@ -128,7 +128,7 @@ class Building {
 public:
     static kv::Result<Building> begin(const std::string& uri) {
         if (!uri.starts_with(sqlite_scheme) || uri.size() == sqlite_scheme.size())
-            return refusal("a restore makes a new file: --storage sqlite:PATH");
+            return refusal("a restore makes a new file, --storage sqlite:PATH, or fills an empty database, --storage postgresql://HOST/DATABASE");
         Building building(uri.substr(sqlite_scheme.size()));
         if (exists(building.target_)) return taken(building.target_);
         // A log that lies there would be taken for the new file's.
@@ -219,31 +219,37 @@ struct Restored {
     std::string epoch;
 };
 
+// What is wrong with the backup, or with the storage.
+const std::string& culprit(kv::Errc code, const std::string& backup, const std::string& storage) {
+    const bool is_of_backup = code == kv::Errc::integrity || code == kv::Errc::newer_schema || code == kv::Errc::wrong_key;
+    return is_of_backup ? backup : storage;
+}
+
+kv::Result<Restored> fill(const Source& source, const std::string& file, const std::string& uri, kv::KeyProvider& keys) {
+    const auto clock = kv::make_system_clock();
+    const std::string shown = shown_storage(uri);
+    KV_TRY(const auto storage, at(shown, kv::open_storage(uri, kv::Access::alone, *clock)));
+    auto backup = kv::restore_backup([&] { return source.next(); }, *storage, keys);
+    if (!backup) return at(culprit(backup.error().code, file, shown), kv::Result<Restored>(std::move(backup).error()));
+    return Restored{*std::move(backup), epoch_of(*storage)};
+}
+
+// A file is made beside the one it shall become. A database is filled where it is: see kv::restore_backup() for what is left
+// where that does not come to its end.
 kv::Result<Restored> restore(const Command& command, kv::KeyProvider& keys) {
     Source source(command.file);
     KV_CHECK(source.open());
+    if (is_postgres(command.storage)) return fill(source, command.file, command.storage, keys);
     KV_TRY(Building building, Building::begin(command.storage));
-    const auto clock = kv::make_system_clock();
-    KV_TRY(auto storage, at(building.uri(), kv::open_storage(building.uri(), kv::Access::read_write, *clock)));
-    Restored restored;
-    KV_TRY(restored.backup, at(command.file, kv::restore_backup([&] { return source.next(); }, *storage, keys)));
-    restored.epoch = epoch_of(*storage);
-    storage.reset();
+    KV_TRY(Restored restored, fill(source, command.file, building.uri(), keys));
     KV_CHECK(building.finish());
     return restored;
 }
 
-// Opening a file to write makes one where there is none.
-kv::Result<void> must_exist(const std::string& uri) {
-    if (uri.starts_with(sqlite_scheme) && !exists(uri.substr(sqlite_scheme.size())))
-        return refusal(uri + ": there is no database at that path");
-    return {};
-}
-
 kv::Result<std::string> begin_epoch(const Command& command, kv::KeyProvider& keys) {
-    KV_CHECK(must_exist(command.storage));
+    KV_CHECK(at(shown_storage(command.storage), must_exist(command.storage)));
     const auto clock = kv::make_system_clock();
-    KV_TRY(const auto storage, at(shown_storage(command.storage), kv::open_storage(command.storage, kv::Access::read_write, *clock)));
+    KV_TRY(const auto storage, at(shown_storage(command.storage), kv::open_storage(command.storage, kv::Access::alone, *clock)));
     return at(shown_storage(command.storage), kv::begin_epoch(*storage, keys));
 }
 

@@ -57,7 +57,7 @@ int run_check_key(const Command& command, const SecretVariables& variables) {
     if (!found) return fail(exit_code_of(found.error().code), shown_storage(command.storage) + ": " + found.error().message);
     if (const int code = print(show(*found)); code != exit_ok) return code;
     if (found->unwrapped == 0) return exit_ok;
-    return fail(exit_not_good, command.storage + ": the master key " + found->key_id + " opens only a part: " +
+    return fail(exit_not_good, shown_storage(command.storage) + ": the master key " + found->key_id + " opens only a part: " +
                               std::to_string(found->unwrapped) + " stored keys are not wrapped by it, or were damaged");
 }
 

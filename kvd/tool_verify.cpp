@@ -203,4 +203,23 @@ int run_audit_key_export(const Command& command, const SecretVariables& variable
     return code;
 }
 
+namespace {
+
+kv::Result<std::uint64_t> trim(const Command& command, const SecretVariables& variables) {
+    KV_TRY(const auto keys, load_master_key(variables));
+    KV_CHECK(must_exist(command.storage));
+    const auto clock = kv::make_system_clock();
+    KV_TRY(const auto storage, kv::open_storage(command.storage, kv::Access::read_write, *clock));
+    const kv::Options& settings = command.settings.store;
+    return kv::trim_audit(*storage, *keys, {settings.audit_retention, settings.audit_bytes_max, settings.audit_archive});
+}
+
+}  // namespace
+
+int run_trim_audit(const Command& command, const SecretVariables& variables) {
+    const auto removed = trim(command, variables);
+    if (!removed) return fail(exit_code_of(removed.error().code), shown_storage(command.storage) + ": " + removed.error().message);
+    return print("audit rows removed: " + std::to_string(*removed) + "\n");
+}
+
 }  // namespace kvd

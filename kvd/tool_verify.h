@@ -12,6 +12,8 @@ namespace kvd {
 // Looks at a store, which a running kvd may serve: exit_ok if it is sound, exit_not_good if not.
 int run_verify(const Command& command, const SecretVariables& variables);
 int run_audit_key_export(const Command& command, const SecretVariables& variables);
+// Removes what is old of the audit log.
+int run_trim_audit(const Command& command, const SecretVariables& variables);
 
 // The findings and a summary, or all of it as one JSON object. exit_not_good unless it is sound.
 int print_report(const kv::VerifyReport& report, bool as_json_object);

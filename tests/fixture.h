@@ -86,6 +86,21 @@ private:
     bool is_answered_twice_ = false;
 };
 
+// What a watch tells next, waiting.
+inline Result<WatchBatch> next(Watch& watch, std::chrono::milliseconds patience = std::chrono::seconds(30)) {
+    std::mutex mutex;
+    std::condition_variable changed;
+    std::optional<Result<WatchBatch>> told;
+    watch.next(patience, [&](Result<WatchBatch> batch) {
+        std::lock_guard lock(mutex);
+        told.emplace(std::move(batch));
+        changed.notify_all();
+    });
+    std::unique_lock lock(mutex);
+    REQUIRE(changed.wait_for(lock, std::chrono::seconds(60), [&] { return told.has_value(); }));
+    return *std::move(told);
+}
+
 // Denials are not folded, unless a test says so.
 inline Options each_denial_a_row() {
     Options options;
@@ -291,7 +306,7 @@ public:
         return storage->scan_versions(range).value();
     }
     std::vector<EventRow> events(std::uint64_t after = 0) const {
-        EventRange range{ns, after, 1'000'000};
+        EventRange range{{{ns, after}}, 1'000'000};
         return storage->scan_events(range).value();
     }
     // In commit order; those of opening and closing streams are left out.

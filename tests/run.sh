@@ -17,8 +17,10 @@
 #   http_rotation     kvd is killed 8 times instead of 50
 #   http_crash        every fourth operation is killed at its calls, and a tenth of the kills by strace
 #   http_faults       every fault meets two operations instead of some all of them
+#   http_cluster_history, http_cluster_race   6 s of load instead of 12, and 100 versions instead of 400
 # and these are left out, for there is nothing of ours to be sanitized in them: the layers, the packages (built and used
-# outside), and the browser's view of the API document; under the thread sanitizer also allocation_test, for both replace
+# outside), and the browser's view of the API document; most of what runs on SQLite and on PostgreSQL runs on the former alone, and
+# of the clusters only history, race and away; under the thread sanitizer also allocation_test, for both replace
 # operator new; under the address sanitizer http_clock, whose libfaketime does not go with its allocator.
 set -euo pipefail
 

@@ -129,6 +129,23 @@ Result<std::pair<TokenHash, Credential>> read_token(const Node& node, const std:
     return token;
 }
 
+bool is_equal(const kv::Grant& one, const kv::Grant& other) {
+    const auto same_namespaces = [&](const auto& value) {
+        using Selected = std::decay_t<decltype(value)>;
+        const auto* theirs = std::get_if<Selected>(&other.namespaces);
+        if constexpr (std::is_same_v<Selected, kv::Grant::AnyNamespace>) return theirs != nullptr;
+        else return theirs != nullptr && *theirs == value;
+    };
+    const auto same_keys = [](const kv::KeyPattern& a, const kv::KeyPattern& b) { return a.kind == b.kind && a.path == b.path; };
+    return one.permissions == other.permissions && one.application_id == other.application_id &&
+           std::visit(same_namespaces, one.namespaces) &&
+           std::equal(one.keys.begin(), one.keys.end(), other.keys.begin(), other.keys.end(), same_keys);
+}
+
+bool are_equal(const std::vector<kv::Grant>& some, const std::vector<kv::Grant>& others) {
+    return std::equal(some.begin(), some.end(), others.begin(), others.end(), is_equal);
+}
+
 void write_list(kv::json::Writer& out, std::string_view name, std::string_view items) {
     out.key(name);
     out.begin_array();
@@ -250,8 +267,7 @@ Result<void> TokenStore::reload() {
     return {};
 }
 
-bool TokenStore::identify(std::string_view token, kv::Actor& actor) const {
-    const TokenHash hash = hash_token(token);
+bool TokenStore::identify(const TokenHash& hash, kv::Actor& actor) const {
     const std::shared_lock lock(mutex_);
     const Credential* credential = table_.find(hash, now());
     if (credential == nullptr) return false;
@@ -264,6 +280,19 @@ bool TokenStore::identify(std::string_view token, kv::Actor& actor) const {
 std::size_t TokenStore::usable() const {
     const std::shared_lock lock(mutex_);
     return table_.usable(now());
+}
+
+Standing::Standing(const TokenStore& tokens, const TokenHash& hash, const kv::Actor& actor)
+    : tokens_(tokens), hash_(hash), user_id_(actor.user_id), grants_(actor.grants) {}
+
+Standing::Verdict Standing::judge() {
+    kv::Actor actor;
+    if (!tokens_.identify(hash_, actor)) return Verdict::gone;
+    if (actor.grants != grants_) {
+        if (actor.user_id != user_id_ || !are_equal(*actor.grants, *grants_)) return Verdict::changed;
+        grants_ = actor.grants;  // the file was read again: they are told apart only once
+    }
+    return Verdict::valid;
 }
 
 kv::SecretBytes generate_token() {

@@ -59,7 +59,8 @@ public:
     static kv::Result<std::unique_ptr<TokenStore>> open(Source source);
 
     // Sets user, credential and grants; false if the token is not known or has expired.
-    bool identify(std::string_view token, kv::Actor& actor) const;
+    bool identify(const TokenHash& hash, kv::Actor& actor) const;
+    bool identify(std::string_view token, kv::Actor& actor) const { return identify(hash_token(token), actor); }
     // A file that does not read leaves everything as it was.
     kv::Result<void> reload();
     std::size_t usable() const;
@@ -71,6 +72,24 @@ private:
     Source source_;
     mutable std::shared_mutex mutex_;
     TokenTable table_;
+};
+
+// Standing is what a request was let in by, for an answer that goes on: the token may be taken away meanwhile. Borrows the
+// store. Threads: one at a time.
+class Standing {
+public:
+    enum class Verdict : std::uint8_t { valid, gone, changed };
+
+    // `actor` as identify() left it.
+    Standing(const TokenStore& tokens, const TokenHash& hash, const kv::Actor& actor);
+    // `gone`: the token is not known any more, or has expired. `changed`: it stands for another user, or has other grants.
+    Verdict judge();
+
+private:
+    const TokenStore& tokens_;
+    TokenHash hash_;
+    std::string user_id_;
+    std::shared_ptr<const std::vector<kv::Grant>> grants_;
 };
 
 // ---- for `kvd token` ----

@@ -14,6 +14,7 @@ namespace {
 constexpr std::chrono::milliseconds unknown_retry{50};
 constexpr std::chrono::milliseconds quiet_before_idle{1000};  // without a group, before the storage tidies up
 constexpr std::size_t heads_named_max = 100;
+constexpr std::chrono::milliseconds allowance_per_operation{5};
 
 // Errors that one operation of the group may have caused.
 bool is_worth_halving(const Error& error) {
@@ -56,48 +57,74 @@ void CommitQueue::submit(std::unique_ptr<GroupItem> item, bool wakes) { enqueue(
 void CommitQueue::submit(std::vector<std::unique_ptr<GroupItem>> items, bool wakes) { enqueue(items, wakes); }
 
 void CommitQueue::enqueue(std::span<std::unique_ptr<GroupItem>> items, bool wakes) {
-    bool wake_lane = false;
+    bool wakes_lane = false;
     {
         std::lock_guard lock(mutex_);
-        std::move(items.begin(), items.end(), std::back_inserter(queue_));
-        wake_lane = wakes && !is_led_;
+        if (queue_.empty()) gather_until_ = std::chrono::steady_clock::now() + settings_.gather_time;
+        for (auto& item : items) {
+            const bool may_wait = item->may_wait;
+            queue_.push_back(std::move(item));
+            if (!may_wait) ++urgent_;
+        }
+        wakes_lane = wakes && needs_lane();
     }
-    if (wake_lane) lane_.notify_one();
+    if (wakes_lane) lane_.notify_one();
 }
+
+// With the lock held: whether a group should be led now.
+bool CommitQueue::is_due() const {
+    if (queue_.empty()) return false;
+    return urgent_ > 0 || is_stopping_ || queue_.size() >= settings_.gather_items_max ||
+           std::chrono::steady_clock::now() >= gather_until_;
+}
+
+// With the lock held: the lane has to do something, or to look at the clock from now on.
+bool CommitQueue::needs_lane() const { return !queue_.empty() && !is_led_ && (!is_gathering_ || is_due()); }
 
 void CommitQueue::run() {
     std::unique_lock lock(mutex_);
-    const auto has_work = [&] { return !is_led_ && (!queue_.empty() || is_stopping_); };
     while (true) {
         const std::uint64_t groups_before = stats_.groups;
-        const bool is_quiet = !lane_.wait_for(lock, quiet_before_idle, has_work);
-        if (is_quiet && !is_led_ && stats_.groups == groups_before && idle_after_ != groups_before) {
+        is_gathering_ = !queue_.empty() && !is_led_;
+        const auto until = is_gathering_ ? gather_until_ : std::chrono::steady_clock::now() + quiet_before_idle;
+        const bool is_called = lane_.wait_until(lock, until, [&] {
+            return !is_led_ && (is_stopping_ || is_due() || (!is_gathering_ && !queue_.empty()));
+        });
+        is_gathering_ = false;
+        if (settings_.is_first && !is_called && queue_.empty() && !is_led_ && stats_.groups == groups_before && idle_after_ != groups_before) {
             idle_after_ = groups_before;
-            is_led_ = true;  // a write and a tidying never meet
-            lock.unlock();
-            attempt([&] { storage_.idle(); });
-            lock.lock();
-            is_led_ = false;
-            if (waiting_ > 0) waiters_.notify_all();
+            tidy_up(lock);
         }
-        while (!queue_.empty() && !is_led_) lead(lock);
+        while (!is_led_ && is_due()) lead(lock);
         if (is_stopping_ && queue_.empty() && !is_led_) return;
     }
+}
+
+// As the leader, because a write and a tidying never meet.
+void CommitQueue::tidy_up(std::unique_lock<std::mutex>& lock) {
+    is_led_ = true;
+    note_progress();
+    lock.unlock();
+    attempt([&] { storage_.idle(); });
+    lock.lock();
+    is_led_ = false;
+    if (waiting_ > 0) waiters_.notify_all();
 }
 
 void CommitQueue::lead_until(const std::atomic<bool>& done) {
     std::unique_lock lock(mutex_);
     ++waiting_;
     while (!done.load(std::memory_order_acquire)) {
-        if (!queue_.empty() && !is_led_) {
+        if (!is_led_ && is_due()) {
             lead(lock);
         } else {
+            if (needs_lane()) lane_.notify_one();
             waiters_.wait(lock);
         }
     }
     --waiting_;
     // What is left belongs to callers that do not wait, or to waiters not yet awake.
-    if (!queue_.empty() && !is_led_) lane_.notify_one();
+    if (needs_lane()) lane_.notify_one();
 }
 
 void CommitQueue::wake_waiters() {
@@ -108,6 +135,7 @@ void CommitQueue::wake_waiters() {
 // One group, as its leader; enters and leaves with the lock held. Nothing in it throws, or nobody would lead again.
 void CommitQueue::lead(std::unique_lock<std::mutex>& lock) {
     is_led_ = true;
+    note_progress();
     take_group();
     lock.unlock();
     commit(group_);
@@ -128,10 +156,26 @@ void CommitQueue::take_group() {
         if (!group_.empty() && (!fits || next.is_alone || next.must_be_first)) break;
         operations += next.operations;
         bytes += next.bytes;
+        if (!next.may_wait) --urgent_;
         group_.push_back(std::move(queue_.front()));
         queue_.pop_front();
         if (group_.back()->is_alone) break;
     }
+    allowance_ = group_.back()->is_alone ? allowance_per_operation * operations : std::chrono::steady_clock::duration{};
+}
+
+void CommitQueue::refuse_stuck() {
+    std::deque<std::unique_ptr<GroupItem>> refused;
+    {
+        std::lock_guard lock(mutex_);
+        const auto idle = std::chrono::steady_clock::now() - progress_.load(std::memory_order_relaxed);
+        if (!is_led_ || queue_.empty() || idle < settings_.queue_patience + allowance_) return;
+        refused.swap(queue_);
+        urgent_ = 0;
+        last_failure_ = make_error(Errc::unavailable, "The storage does not answer.");
+    }
+    const Result<void> nothing_done = make_error(Errc::unavailable, "The storage does not answer; nothing was changed.");
+    for (auto& item : refused) item->finish(nothing_done);
 }
 
 void CommitQueue::stop() {
@@ -167,26 +211,27 @@ void CommitQueue::commit(std::span<std::unique_ptr<GroupItem>> items) noexcept {
 }
 
 // What the storage can do without may be all that is in the way. Otherwise those items give way whose callers can be
-// told so, and the others need less.
+// told so, and what is held back is for the others alone.
 Result<void> CommitQueue::write_without_room(std::span<std::unique_ptr<GroupItem>> items) {
-    if (settings_.on_full) settings_.on_full();
     storage_.idle();
     Result<void> committed = write(items);
     if (committed != Errc::storage_full) return committed;
     for (auto& item : items) {
         if (std::exchange(item->gives_way, false)) item->reject(copy_of(committed.error()));
     }
+    if (settings_.on_full) settings_.on_full();
+    storage_.idle();
     return write(items);
 }
 
 Result<void> CommitQueue::write(std::span<std::unique_ptr<GroupItem>> items) {
     Result<void> committed = write_once(items);
-    if (committed == Errc::invalid_state) {
+    if (committed == Errc::invalid_state && is_applied_) {
         // Somebody else moved our stream's head, by restoring the database perhaps: go on in a stream of our own.
         log(LogLevel::error, "audit: the head of our stream is not where we left it; starting a new stream");
         KV_CHECK(contain([&]() -> Result<void> { return start_stream(), Result<void>{}; }));
         committed = write_once(items);
-        if (committed == Errc::invalid_state) return make_error(Errc::unavailable, "The audit stream cannot be written.");
+        if (committed == Errc::invalid_state && is_applied_) return make_error(Errc::unavailable, "The audit stream cannot be written.");
     }
     return committed;
 }
@@ -199,6 +244,8 @@ Result<void> CommitQueue::write_once(std::span<std::unique_ptr<GroupItem>> items
         is_stream_open_ = true;
         advance(last_change_.after);
     }
+    if (!is_stream_open_) leave_witness();
+    if (committed && !last_hints_.empty()) attempt([&] { settings_.on_commit(last_hints_); });
     std::size_t operations = 0;
     for (const auto& item : items) operations += item->operations;
     if (committed) count_group(operations, std::chrono::steady_clock::now() - began);
@@ -210,6 +257,7 @@ Result<void> CommitQueue::write_once(std::span<std::unique_ptr<GroupItem>> items
 Result<void> CommitQueue::write_to_storage(std::span<std::unique_ptr<GroupItem>> items) noexcept {
     is_applied_ = false;
     last_rows_ = 0;
+    last_hints_.clear();
     try {
         return storage_.write([&](StorageWriter& storage) { return contain([&] { return plan_group(storage, items); }); });
     } catch (...) {
@@ -231,36 +279,52 @@ Result<void> CommitQueue::plan_group(StorageWriter& storage, std::span<std::uniq
     overlay_.clear();
     audit_.clear();
     witnessed_.clear();
+    last_hints_.clear();
     last_rows_ = 0;
     KV_CHECK(load(storage, items));
+    note_progress();
     KV_TRY(const Time now, settings_.time.now(storage));
     if (!is_stream_open_) KV_CHECK(open_stream(storage, now));
     GroupContext context{storage, overlay_, vault_, audit_,
                          {now, settings_.epoch, settings_.limits, settings_.namespace_retention, settings_.version_base}};
     for (auto& item : items) KV_CHECK(item->plan(context));
-    return apply(storage);
+    note_progress();
+    const Result<void> applied = apply(storage);
+    note_progress();
+    return applied;
 }
 
 Result<void> CommitQueue::load(StorageWriter& storage, std::span<std::unique_ptr<GroupItem>> items) {
     Needs needs;
     for (auto& item : items) item->add_needs(needs);
-    if (!needs.namespaces.empty()) {
-        KV_TRY(auto locked, storage.lock(needs.namespaces));
-        for (const auto& ns : locked) {
-            if (ns) overlay_.add_namespace(*ns, vault_.is_intact(*ns));
-        }
-    }
+    if (!needs.namespaces.empty()) KV_CHECK(lock_and_load(storage, needs));
     // The fuller rows first: what is there already is not replaced.
     for (const bool is_full : {true, false}) {
         const auto& refs = is_full ? needs.full_entries : needs.entries;
         if (refs.empty()) continue;
         KV_TRY(auto found, storage.find(refs, Want{is_full, is_full}));
-        for (std::size_t i = 0; i < refs.size(); ++i) overlay_.add_entry(std::move(found[i]), refs[i].key_path, is_full);
+        add_entries(refs, std::move(found), is_full);
     }
     Needs more;
     for (auto& item : items) item->add_more_needs(overlay_, more);
     KV_CHECK(look_up(storage, needs.lookups));
     return look_up(storage, more.lookups);
+}
+
+// The locks together with the first rows to be found, which are then no longer needed.
+Result<void> CommitQueue::lock_and_load(StorageWriter& storage, Needs& needs) {
+    const bool is_full = !needs.full_entries.empty();
+    const std::vector<EntryRef> refs = std::exchange(is_full ? needs.full_entries : needs.entries, {});
+    KV_TRY(auto loaded, storage.lock_and_find(needs.namespaces, refs, Want{is_full, is_full}));
+    for (const auto& ns : loaded.namespaces) {
+        if (ns) overlay_.add_namespace(*ns, vault_.is_intact(*ns));
+    }
+    add_entries(refs, std::move(loaded.entries), is_full);
+    return {};
+}
+
+void CommitQueue::add_entries(std::span<const EntryRef> refs, std::vector<Found> found, bool is_full) {
+    for (std::size_t i = 0; i < refs.size(); ++i) overlay_.add_entry(std::move(found[i]), refs[i].key_path, is_full);
 }
 
 Result<void> CommitQueue::look_up(StorageReader& storage, const std::vector<NamespaceRef>& names) {
@@ -286,9 +350,18 @@ Result<void> CommitQueue::apply(StorageWriter& storage) {
         last_change_ = link.head;
         last_rows_ = changes.audit.size();
     }
+    if (settings_.on_commit) keep_hints(changes.events);
     if (changes.empty()) return {};
     is_applied_ = true;
     return storage.apply(changes);
+}
+
+// Events of a namespace mostly follow each other, by revision.
+void CommitQueue::keep_hints(const std::vector<EventRow>& events) {
+    for (const EventRow& event : events) {
+        if (last_hints_.empty() || last_hints_.back().ns != event.ns) last_hints_.push_back({event.ns, 0});
+        last_hints_.back().revision = std::max(last_hints_.back().revision, event.revision);
+    }
 }
 
 void CommitQueue::keep_for_copy(const std::vector<AuditRow>& rows) {
@@ -337,12 +410,14 @@ void CommitQueue::start_stream() {
     std::lock_guard lock(mutex_);
     chain_ = std::move(chain);
     is_stream_open_ = false;
+    if (settings_.is_witnessing != nullptr) settings_.is_witnessing->store(false);  // the stream left behind is to be named, too
 }
 
 // The first rows of a stream name the heads that no stream named yet, so that those cannot be cut or removed later. A
 // stream that nobody closed may still be written where other processes share the storage: then the next one names it again.
 Result<void> CommitQueue::open_stream(StorageReader& storage, Time now) {
     audit_.push_back(make_record(system_actor(), {AuditAction::write, audit_open, {}}, now, nullptr));
+    if (!take_witness()) return {};
     KV_TRY(auto heads, storage.unwitnessed_audit_heads(heads_named_max));
     for (const AuditHead& head : heads) {
         const bool is_closed = head.state == HeadState::closed;
@@ -353,6 +428,16 @@ Result<void> CommitQueue::open_stream(StorageReader& storage, Time now) {
         witnessed_.push_back(change);
     }
     return {};
+}
+
+// Of the queues of a store whichever opens its stream first, because any of them may have nothing to write for long.
+bool CommitQueue::take_witness() noexcept {
+    is_witness_ = is_witness_ || settings_.is_witnessing == nullptr || !settings_.is_witnessing->exchange(true);
+    return is_witness_;
+}
+
+void CommitQueue::leave_witness() noexcept {
+    if (std::exchange(is_witness_, false) && settings_.is_witnessing != nullptr) settings_.is_witnessing->store(false);
 }
 
 Result<void> CommitQueue::resolve_unknown() noexcept {
@@ -416,6 +501,19 @@ void CommitQueue::close_stream() {
 AuditHead CommitQueue::head() const {
     std::lock_guard lock(mutex_);
     return chain_->head();
+}
+
+CommitQueue::Stats& CommitQueue::Stats::operator+=(const Stats& other) {
+    for (std::size_t i = 0; i < group_sizes.size(); ++i) group_sizes[i] += other.group_sizes[i];
+    for (std::size_t i = 0; i < latency.size(); ++i) latency[i] += other.latency[i];
+    groups += other.groups;
+    operations += other.operations;
+    microseconds += other.microseconds;
+    halved += other.halved;
+    unknown += other.unknown;
+    audit_rows += other.audit_rows;
+    queued += other.queued;
+    return *this;
 }
 
 CommitQueue::Stats CommitQueue::stats() const {

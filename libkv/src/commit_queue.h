@@ -58,11 +58,12 @@ public:
     bool is_alone = false;       // a group of its own
     bool must_be_first = false;  // needs to see rows as they are stored, not as the group changed them
     bool gives_way = false;      // rejected first where the disk is full, so that the others find room
+    bool may_wait = false;       // nobody waits for it: gathered for a moment, so that many are committed at once
 };
 
 // CommitQueue turns many items into few transactions. It takes whatever arrived while the last one was committing
-// (no timer; LevelDB's write queue works the same way), locks the namespaces, loads all rows in one batch, lets
-// every item plan against the overlay, chains the audit rows and commits once.
+// (LevelDB's write queue works the same way), locks the namespaces, loads all rows in one batch, lets every item plan
+// against the overlay, chains the audit rows and commits once. Only items that all may wait are held until a timer ends.
 //
 // Threads: any. One thread at a time leads; it is the queue's own, or a caller that waits in lead_until().
 class CommitQueue {
@@ -74,10 +75,16 @@ public:
         TimeGuard time = {};
         std::function<void()> on_full = {};  // the storage found no room: whatever can be let go of
         std::function<void(std::span<const AuditRecord>)> audit_copy = {};  // after each commit
+        std::function<void(std::span<const Storage::Hint>)> on_commit = {};  // after each commit that has events
         std::function<void(LogLevel, std::string_view)> log = {};
         std::uint64_t version_base = 0;  // of namespaces to come
+        bool is_first = true;            // of the queues of a store: tidies up
+        std::atomic<bool>* is_witnessing = nullptr;  // shared by the queues of a store: the first to write names other streams
         std::size_t group_items_max = 512;
         std::size_t group_bytes_max = 1u << 20;
+        std::size_t gather_items_max = 512;  // of those that may wait
+        std::chrono::milliseconds gather_time{10};
+        std::chrono::milliseconds queue_patience{850};  // see refuse_stuck(); a caller is to know within a second
         std::chrono::milliseconds unknown_patience{5000};  // with a storage that cannot say whether a commit happened
     };
     // Borrows storage and vault.
@@ -90,6 +97,9 @@ public:
     // Waits until `done`, leading groups meanwhile if nobody else does. Whoever sets `done` calls wake_waiters() after.
     void lead_until(const std::atomic<bool>& done);
     void wake_waiters();
+    // Where a step of the group under way takes longer than queue_patience (a large bulk: and as much longer as it is large)
+    // the storage is away, or as good as: what waits behind it is refused, because nothing was done for it yet.
+    void refuse_stuck();
     // Ends the audit stream with a CLOSE row and joins the thread. Everything submitted before is finished.
     void stop();
 
@@ -107,6 +117,8 @@ public:
         std::uint64_t audit_rows = 0;
         std::uint64_t queued = 0;
         Latencies latency{};
+
+        Stats& operator+=(const Stats& other);
     };
     Stats stats() const;
 
@@ -115,6 +127,10 @@ private:
 
     void enqueue(std::span<std::unique_ptr<GroupItem>> items, bool wakes);
     void run();
+    bool is_due() const;
+    bool needs_lane() const;
+    void tidy_up(std::unique_lock<std::mutex>& lock);
+    void note_progress() noexcept { progress_.store(std::chrono::steady_clock::now(), std::memory_order_relaxed); }
     void take_group();
     void lead(std::unique_lock<std::mutex>& lock);
     void commit(std::span<std::unique_ptr<GroupItem>> items) noexcept;
@@ -124,10 +140,14 @@ private:
     Result<void> write_to_storage(std::span<std::unique_ptr<GroupItem>> items) noexcept;
     Result<void> plan_group(StorageWriter& storage, std::span<std::unique_ptr<GroupItem>> items);
     Result<void> load(StorageWriter& storage, std::span<std::unique_ptr<GroupItem>> items);
+    Result<void> lock_and_load(StorageWriter& storage, Needs& needs);
+    void add_entries(std::span<const EntryRef> refs, std::vector<Found> found, bool is_full);
     Result<void> look_up(StorageReader& storage, const std::vector<NamespaceRef>& names);
     Result<void> apply(StorageWriter& storage);
     Result<void> open_stream(StorageReader& storage, Time now);
     Result<void> resolve_unknown() noexcept;
+    bool take_witness() noexcept;
+    void leave_witness() noexcept;
     enum class Witness { committed, not_committed, silent };
     Witness ask_witness() noexcept;
     void start_stream();
@@ -135,6 +155,7 @@ private:
     void log(LogLevel level, const char* message) const noexcept;
     void note_outcome(const Result<void>& committed) noexcept;
     void advance(const AuditHead& head);
+    void keep_hints(const std::vector<EventRow>& events);
     void keep_for_copy(const std::vector<AuditRow>& rows);
     void count_group(std::size_t operations, std::chrono::steady_clock::duration took);
 
@@ -146,8 +167,13 @@ private:
     std::condition_variable lane_;     // the queue's thread waits here
     std::condition_variable waiters_;  // callers in lead_until() wait here
     std::deque<std::unique_ptr<GroupItem>> queue_;
+    std::size_t urgent_ = 0;  // of them, those that may not wait
+    std::chrono::steady_clock::time_point gather_until_;
+    bool is_gathering_ = false;  // the lane wakes by itself when that time has come
     std::size_t waiting_ = 0;
     bool is_led_ = false;
+    std::chrono::steady_clock::duration allowance_{};  // for the group under way, beyond queue_patience
+    std::atomic<std::chrono::steady_clock::time_point> progress_{};  // of whoever leads: the last step's beginning
     bool is_stopping_ = false;
     Stats stats_;
     Result<void> last_failure_;
@@ -161,9 +187,11 @@ private:
     std::vector<HeadChange> witnessed_;  // by the first rows of our stream
     std::unique_ptr<AuditChain> chain_;
     bool is_stream_open_ = false;
+    bool is_witness_ = false;
     HeadChange last_change_;
     std::size_t last_rows_ = 0;
     std::vector<AuditRecord> last_records_;  // of the last change, for audit_copy
+    std::vector<Storage::Hint> last_hints_;  // of the last change, for on_commit
 
     std::thread thread_;
 };

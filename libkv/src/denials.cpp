@@ -16,27 +16,29 @@ void Denials::Window::add(const AuditRecord& record, std::uint64_t rows) {
     count += rows;
 }
 
-bool Denials::admit(const AuditRecord& record, std::uint64_t rows) {
-    if (window_.count() == 0) return true;
+std::pair<Denials::Windows::iterator, bool> Denials::open(const AuditRecord& record) {
     Caller caller{record.user_id, record.credential_id, record.peer, record.reason, record.operation, record.namespace_id};
-    std::lock_guard lock(mutex_);
     auto found = windows_.find(caller);
     if (found == windows_.end() && windows_.size() >= callers_max_) {
         // Too many callers to tell them apart: those that come now are counted together, by reason.
         caller = Caller{{}, {}, {}, record.reason, {}, {}};
         found = windows_.find(caller);
     }
-    if (found == windows_.end() || found->second.ends <= record.timestamp) {
-        // What the old window counted was not taken yet: it goes on counting until it is.
-        if (found != windows_.end() && found->second.count > 0) {
-            found->second.add(record, rows);
-            return false;
-        }
-        windows_.insert_or_assign(std::move(caller), Window{record.timestamp + window_, {}, 0});
-        return true;
-    }
-    found->second.add(record, rows);
-    return false;
+    // What an old window counted and nobody took yet: it goes on counting until it is.
+    const bool is_open = found != windows_.end() && (found->second.ends > record.timestamp || found->second.count > 0);
+    if (is_open) return {found, false};
+    return {windows_.insert_or_assign(std::move(caller), Window{record.timestamp + window_, {}, 0}).first, true};
+}
+
+bool Denials::admit(const AuditRecord& record) {
+    if (window_.count() == 0) return true;
+    std::lock_guard lock(mutex_);
+    return open(record).second;
+}
+
+void Denials::count(const AuditRecord& record, std::uint64_t rows) {
+    std::lock_guard lock(mutex_);
+    open(record).first->second.add(record, rows);
 }
 
 std::vector<AuditRecord> Denials::take_ended(Time now) {

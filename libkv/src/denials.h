@@ -5,6 +5,7 @@
 #include <mutex>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "kv/types.h"
@@ -12,10 +13,9 @@
 
 namespace kv {
 
-// Denials keeps a flood of refused requests from becoming a flood of audit rows: the first of a caller and a reason is
+// Denials keeps a flood of refused requests from becoming a flood of audit rows: the first of a caller and a reason
 // on one operation in one namespace is written at once, the rest of its window is counted and becomes one row when the
-// window ends. What is counted and not
-// yet written is lost if the process dies.
+// window ends. What is counted and not yet written is lost if the process dies.
 //
 // Threads: any.
 class Denials {
@@ -23,9 +23,10 @@ public:
     explicit Denials(std::chrono::seconds window, std::size_t callers_max = 4096)
         : window_(window), callers_max_(callers_max) {}
 
-    // Whether the rows that one refused request leaves, of which `record` is one, are to be written now; false: they were
-    // counted.
-    bool admit(const AuditRecord& record, std::uint64_t rows = 1);
+    // Whether the rows that one refused request leaves, of which `record` is one, are to be written now; false: count() them
+    // once the caller is told of the denial, for until then it may be told of a failure instead.
+    bool admit(const AuditRecord& record);
+    void count(const AuditRecord& record, std::uint64_t rows = 1);
     // The rows of windows that ended by `now`: the last of each as it was, with the count of those not written.
     std::vector<AuditRecord> take_ended(Time now);
     std::vector<AuditRecord> take_all() { return take_ended(Time::max()); }
@@ -47,10 +48,15 @@ private:
         void add(const AuditRecord& record, std::uint64_t rows);
     };
 
+    using Windows = std::map<Caller, Window>;
+
+    // The window that counts for the record, and whether it was opened for it. Under the lock.
+    std::pair<Windows::iterator, bool> open(const AuditRecord& record);
+
     const std::chrono::seconds window_;
     const std::size_t callers_max_;
     std::mutex mutex_;
-    std::map<Caller, Window> windows_;
+    Windows windows_;
 };
 
 // Whether the refusal tells of a caller without a right rather than of a wrong request: no credential, no grant, or

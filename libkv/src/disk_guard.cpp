@@ -33,6 +33,12 @@ void DiskGuard::look() {
     enter(judge(*stats.disk_free_bytes + stats.reusable_bytes + wal));
 }
 
+void DiskGuard::expect(std::uint64_t bytes) {
+    if (free_min_ == 0 || expected_.fetch_add(bytes, std::memory_order_relaxed) + bytes < free_min_ / 8) return;
+    expected_.store(0, std::memory_order_relaxed);
+    look();
+}
+
 DiskGuard::State DiskGuard::judge(std::uint64_t room) const {
     const State now = state_.load(std::memory_order_relaxed);
     // Leaving a state takes a little more room than entering it, so that it does not flicker.

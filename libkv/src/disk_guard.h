@@ -24,6 +24,9 @@ public:
 
     // Looks at the disk; cheap enough for twice a second.
     void look();
+    // So much is about to be written. Looks whenever it adds up to a good part of the minimum: a small disk is filled sooner than
+    // the next time that somebody looks.
+    void expect(std::uint64_t bytes);
     // A commit found no room: what is held back is let go of.
     void note_full();
 
@@ -48,6 +51,7 @@ private:
     std::mutex mutex_;
     bool is_held_back_ = false;
     std::atomic<State> state_{State::roomy};
+    std::atomic<std::uint64_t> expected_{0};  // since that was looked at
 };
 
 }  // namespace kv

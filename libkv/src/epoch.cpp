@@ -45,10 +45,10 @@ Result<void> each_namespace_page(StorageReader& storage, Visit&& visit) {
     }
 }
 
-// No version of the store is above this one. Archived versions are below their entry's.
+// No version of the store is above this one, and no revision. Archived versions are below their entry's.
 Result<std::uint64_t> highest_version(StorageReader& storage, std::uint64_t highest) {
     KV_CHECK(each_namespace_page(storage, [&](const std::vector<NamespaceRow>& rows) -> Result<void> {
-        for (const NamespaceRow& row : rows) highest = std::max({highest, row.version, row.version_floor, row.version_base});
+        for (const NamespaceRow& row : rows) highest = std::max({highest, row.version, row.version_floor, row.version_base, row.revision});
         return {};
     }));
     EntryWalk walk;
@@ -68,6 +68,7 @@ Result<void> raise_namespaces(Storage& storage, std::uint64_t base) {
         for (NamespaceRow& row : rows) {
             row.version_base = base;
             row.version = base + 1;
+            row.revision = base;  // so that no watcher's position in the lost future means anything
         }
         Changeset changes;
         changes.namespaces = std::move(rows);
@@ -107,7 +108,7 @@ Result<StoreMeta> read_store_meta(StorageReader& storage) {
     KV_TRY(const std::vector<MetaRow> rows, storage.get_meta());
     for (const MetaRow& row : rows) {
         if (row.name != meta_restoring) continue;
-        return Error{Errc::invalid_state, "A restore into this storage did not come to its end: remove the storage and restore again."};
+        return Error{Errc::invalid_state, "A restore into this storage did not come to its end: restore into it again."};
     }
     return read_meta(rows);
 }

@@ -124,6 +124,11 @@ Result<std::vector<Entry>> BoundNamespace::list(std::string_view prefix) const {
     }
 }
 
+Result<std::unique_ptr<Subscription>> BoundNamespace::watch(std::string prefix, std::optional<std::uint64_t> from_revision,
+                                                            std::function<void(const Result<WatchBatch>&)> heard) const {
+    return client_->watch(actor_, WatchEntries{ns_, std::move(prefix), from_revision}, std::move(heard));
+}
+
 Result<Entry> BoundNamespace::rotate(std::string_view key_path, ValueInput value) const {
     RotateEntry request;
     request.ns = ns_;

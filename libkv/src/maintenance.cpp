@@ -33,7 +33,8 @@ Maintenance::Maintenance(Storage& storage, const Vault& vault, CommitQueue& comm
       steps_(storage, commits),
       rewrapping_(storage, vault.keys(), steps_, settings_.log),
       rekeying_(storage, vault, steps_, settings_.rekeying),
-      audit_(storage, settings_.audit) {
+      audit_(storage, settings_.audit),
+      events_(storage, steps_, settings_.events) {
     thread_ = std::thread([this] { run(); });
 }
 
@@ -123,8 +124,9 @@ Result<bool> Maintenance::run_round() {
     };
     note(write_denials(denials_.take_ended(now)));
     note(trim_audit(now));
+    note(events_.run(now, settings_.time.judge().has_value()));
     if (auto measured = measure_lag(now); !measured) note(std::move(measured).error());
-    if (settings_.time.judge()) note(sweep(now));
+    if (settings_.time.judge(now)) note(sweep(now));
     note(rewrapping_.run(now));
     note(rekeying_.run(now));
     KV_CHECK(failure);
@@ -141,7 +143,7 @@ Result<std::size_t> Maintenance::sweep(Time now) {
 }
 
 Result<std::size_t> Maintenance::trim_audit(Time now) {
-    const AuditRetention::Reason reason{settings_.time.judge().has_value(), disk_.is_tight()};
+    const AuditRetention::Reason reason{settings_.time.judge(now).has_value(), disk_.is_tight()};
     return audit_.run(now, reason, [this](Steps::Step step) { return steps_.commit({}, std::move(step), false); });
 }
 
@@ -310,6 +312,28 @@ Result<std::size_t> Maintenance::purge_due(Time now) {
     return purge_batch(due.front().id);
 }
 
+namespace {
+
+// Events of a namespace that goes still reach the sinks that lack them: their cursors say how far each is, and whose it was.
+Result<void> leave_to_sinks(GroupContext& context, const NamespaceRow& ns) {
+    CursorRange range;
+    range.ns = ns.id;
+    KV_TRY(const std::vector<SinkRow> sinks, context.storage.scan_sinks());
+    KV_TRY(const std::vector<SinkCursorRow> cursors, context.storage.scan_cursors(range));
+    Changeset& changes = context.overlay.changes();
+    for (const SinkRow& sink : sinks) {
+        const auto cursor = std::find_if(cursors.begin(), cursors.end(), [&](const SinkCursorRow& row) { return row.sink == sink.name; });
+        if (cursor == cursors.end()) {
+            changes.cursors.push_back({sink.name, ns.id, ns.application_id, 0});
+        } else if (cursor->revision >= ns.revision) {
+            changes.erase_cursors.push_back({sink.name, ns.id});
+        }
+    }
+    return {};
+}
+
+}  // namespace
+
 // Erases a batch of a deleted namespace's rows, and when there are none left the namespace. Says how many rows went.
 Result<std::size_t> Maintenance::purge_batch(const NamespaceId& ns) {
     DueRange due;
@@ -320,7 +344,7 @@ Result<std::size_t> Maintenance::purge_batch(const NamespaceId& ns) {
     Needs needs;
     needs.namespaces.push_back(ns);
     std::size_t done = 0;
-    KV_CHECK(steps_.commit(std::move(needs), [&](GroupContext& context) -> Result<void> {
+    auto committed = steps_.commit(std::move(needs), [&](GroupContext& context) -> Result<void> {
         done = 0;
         NamespaceState* state = context.overlay.find_namespace(ns);
         const bool is_due = state != nullptr && state->row.deleted_at &&
@@ -333,11 +357,13 @@ Result<std::size_t> Maintenance::purge_batch(const NamespaceId& ns) {
         }
         done = rows.size();
         if (!rows.empty()) return {};
+        KV_CHECK(leave_to_sinks(context, state->row));
         changes.erase_namespaces.push_back(ns);
         done = 1;
         record_removal(context, state->row, "namespace.purge", nullptr);
         return {};
-    }));
+    });
+    KV_CHECK(std::move(committed));
     if (rows.empty()) vault_.keys().forget(ns);
     return done;
 }

@@ -11,6 +11,7 @@
 #include "commit_queue.h"
 #include "denials.h"
 #include "disk_guard.h"
+#include "event_retention.h"
 #include "kv/options.h"
 #include "rekey.h"
 #include "rewrap.h"
@@ -36,6 +37,7 @@ public:
         TimeGuard time;
         AuditRetention::Settings audit;
         Rekeying::Settings rekeying;
+        EventRetention::Settings events;
     };
     // Borrows everything but the settings.
     Maintenance(Storage& storage, const Vault& vault, CommitQueue& commits, Denials& denials, DiskGuard& disk, Settings settings);
@@ -63,6 +65,7 @@ public:
     const AuditRetention& audit() const noexcept { return audit_; }
     const Rewrapping& rewrapping() const noexcept { return rewrapping_; }
     const Rekeying& rekeying() const noexcept { return rekeying_; }
+    const EventRetention& events() const noexcept { return events_; }
 
 private:
     void run();
@@ -88,6 +91,7 @@ private:
     Rewrapping rewrapping_;
     Rekeying rekeying_;
     AuditRetention audit_;
+    EventRetention events_;
     std::atomic<std::uint64_t> expired_{0};
     std::atomic<std::uint64_t> folded_{0};
     std::atomic<std::int64_t> lag_{0};

@@ -34,6 +34,7 @@ Description describe(const Request& request) {
             [](const PatchEntry& r) { return Description{A::write, "entry.patch", r.key_path}; },
             [](const DeleteEntry& r) { return Description{A::delete_, "entry.delete", r.key_path}; },
             [](const ListEntries& r) { return Description{A::read, "entry.list", r.prefix}; },
+            [](const WatchEntries& r) { return Description{A::read, "entry.watch", r.prefix}; },
             [](const BulkGet&) { return Description{A::read, "bulk.get"}; },
             [](const BulkSet&) { return Description{A::write, "bulk.set"}; },
             [](const BulkDelete&) { return Description{A::delete_, "bulk.delete"}; },

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "out_of_memory.h"
 #include "plan_parts.h"
 
 namespace kv {
@@ -82,6 +83,7 @@ Result<void> OperationItem::prepare(GroupContext& context) {
 }
 
 Result<void> OperationItem::plan(GroupContext& context) {
+    folded_.reset();
     if (rejection_) {
         context.audit.push_back(failure_record(operation_, *rejection_, context.plan.now, nullptr));
         reply_ = *rejection_;
@@ -103,16 +105,20 @@ void OperationItem::record(GroupContext& context, std::vector<AuditRecord> rows)
     if (!rows.empty() && rows.back().namespace_id) ns = context.overlay.find_namespace(NamespaceRef(*rows.back().namespace_id));
     const bool is_denied = !reply_ && is_denial(operation_.actor, reply_.error(), ns != nullptr ? &ns->row : nullptr);
     const auto is_refusal = [](const AuditRecord& row) { return !row.success; };
-    if (is_denied && !is_admitted_) {
-        const auto refusals = std::count_if(rows.begin(), rows.end(), is_refusal);
-        const auto first = std::find_if(rows.begin(), rows.end(), is_refusal);
-        is_admitted_ = first == rows.end() || denials_.admit(*first, static_cast<std::uint64_t>(refusals));
+    const auto first = std::find_if(rows.begin(), rows.end(), is_refusal);
+    if (is_denied && first != rows.end()) {
+        if (!is_admitted_) is_admitted_ = denials_.admit(*first);
+        if (!*is_admitted_) {
+            folded_rows_ = static_cast<std::uint64_t>(std::count_if(rows.begin(), rows.end(), is_refusal));
+            folded_ = std::move(*first);
+            std::erase_if(rows, is_refusal);
+        }
     }
-    if (is_denied && !*is_admitted_) std::erase_if(rows, is_refusal);
     for (AuditRecord& row : rows) context.audit.push_back(std::move(row));
 }
 
 void OperationItem::finish(const Result<void>& committed) noexcept {
+    if (committed && folded_) attempt([&] { denials_.count(*folded_, folded_rows_); });
     if (!committed) {
         ticket_.answer(copy_of(committed.error()));
     } else if (then && reply_ && found_) {

@@ -8,6 +8,7 @@ namespace {
 
 constexpr std::size_t batch_max = 512;
 constexpr std::size_t scan_threads = 2;
+constexpr std::size_t readers_afar = 2;  // groups of single reads that are on their way to another machine and back
 constexpr std::size_t rounds_led_max = 8;  // then a caller goes its own way again
 
 }  // namespace
@@ -25,7 +26,11 @@ public:
         if (!item->audit_may_wait) waiting_.push_back(std::move(item));
     }
     bool has_records() const { return !records_.empty(); }
-    void count(std::size_t reads) { operations = reads; }
+    // Once all are in it.
+    void close(std::size_t reads) {
+        operations = reads;
+        may_wait = waiting_.empty();
+    }
 
     Result<void> plan(GroupContext& context) override {
         // A row tells when it was recorded, or times would go back and forth between rows of reads and of changes.
@@ -35,7 +40,7 @@ public:
     }
     void reject(Error) override { records_.clear(), is_rejected_ = true; }
     void finish(const Result<void>& committed) noexcept override {
-        if (committed && !is_rejected_) queue_.count_release(std::chrono::steady_clock::now() - began_);
+        if (committed && !is_rejected_ && !waiting_.empty()) queue_.count_release(std::chrono::steady_clock::now() - began_);
         for (auto& item : waiting_) {
             if (committed && !is_rejected_) {
                 item->ticket.answer(std::move(item->reply));
@@ -60,10 +65,13 @@ ReadQueue::ReadQueue(const Reader& reader, CommitQueue& commits, Denials& denial
       denials_(denials),
       in_flight_(in_flight),
       bytes_in_flight_max_(settings.bytes_in_flight_max),
-      readers_(std::max<std::size_t>(settings.readers, 1)) {
-    threads_.reserve(scan_threads);
+      asks_another_machine_(settings.asks_another_machine),
+      feed_(settings.feed),
+      readers_(asks_another_machine_ ? readers_afar : std::max<std::size_t>(settings.readers, 1)) {
+    const std::size_t threads = asks_another_machine_ ? scan_threads + readers_afar : scan_threads;
+    threads_.reserve(threads);
     try {
-        for (std::size_t i = 0; i < scan_threads; ++i) threads_.emplace_back([this] { work(); });
+        for (std::size_t i = 0; i < threads; ++i) threads_.emplace_back([this] { work(); });
     } catch (...) {
         stop();
         throw;
@@ -74,7 +82,7 @@ ReadQueue::~ReadQueue() { stop(); }
 
 void ReadQueue::submit(Batch batch, bool caller_waits) {
     try {
-        if (share_out(batch, caller_waits) > 0) work_.notify_all();
+        if (share_out(batch, caller_waits)) work_.notify_all();
     } catch (...) {
         work_.notify_all();  // for what was shared out before the memory ended
         throw;
@@ -82,18 +90,19 @@ void ReadQueue::submit(Batch batch, bool caller_waits) {
     if (!batch.empty()) lead(std::move(batch), caller_waits);
 }
 
-// Leaves in the batch what the caller reads itself. How much went to the threads of the queue.
-std::size_t ReadQueue::share_out(Batch& batch, bool caller_waits) {
+// Leaves in the batch what the caller reads itself. Whether the threads of the queue have to look.
+bool ReadQueue::share_out(Batch& batch, bool caller_waits) {
     std::lock_guard lock(mutex_);
     const bool is_point = Reader::is_point_read(batch.front()->operation.request);  // a caller that waits has but one
     if (!caller_waits) put_scans_aside(batch);
     std::size_t kept = std::min(batch.size(), batch_max);
     if ((is_point || !caller_waits) && leaders_ >= readers_) kept = 0;
+    if (asks_another_machine_ && !caller_waits) kept = 0;
     const auto rest = batch.begin() + static_cast<std::ptrdiff_t>(kept);
     std::move(rest, batch.end(), std::back_inserter(waiting_));  // whoever leads takes them next
     batch.erase(rest, batch.end());
     if (!batch.empty()) ++leaders_;
-    return scans_.size();
+    return !scans_.empty() || (asks_another_machine_ && !waiting_.empty() && may_lead());
 }
 
 // With the lock held.
@@ -111,6 +120,7 @@ void ReadQueue::lead(Batch batch, bool caller_waits) noexcept {
         if (!batch.empty()) attempt([&] { run_batch(std::move(batch), caller_waits); });
         batch.clear();
         std::unique_lock lock(mutex_);
+        progress_ = std::chrono::steady_clock::now();
         if (waiting_.empty() || round >= rounds_led_max || !next_batch(batch)) {
             --leaders_;
             const bool has_left = !waiting_.empty();
@@ -120,6 +130,9 @@ void ReadQueue::lead(Batch batch, bool caller_waits) noexcept {
         }
     }
 }
+
+// With the lock held. Where callers lead themselves the threads only help out.
+bool ReadQueue::may_lead() const { return !asks_another_machine_ || leaders_ < readers_ + scans_led_; }
 
 // With the lock held. False if there is nothing, or no memory to take it with.
 bool ReadQueue::next_batch(Batch& batch) noexcept {
@@ -134,7 +147,7 @@ bool ReadQueue::next_batch(Batch& batch) noexcept {
 void ReadQueue::work() noexcept {
     std::unique_lock lock(mutex_);
     while (true) {
-        work_.wait(lock, [&] { return is_stopping_ || !scans_.empty() || !waiting_.empty(); });
+        work_.wait(lock, [&] { return is_stopping_ || !scans_.empty() || (!waiting_.empty() && may_lead()); });
         if (scans_.empty() && waiting_.empty()) return;  // stopping, and nothing is left
         Batch batch;
         std::unique_ptr<ReadItem> scan;
@@ -145,22 +158,56 @@ void ReadQueue::work() noexcept {
             scan = std::move(waiting_.front());  // by itself, then
             waiting_.pop_front();
         }
+        const bool is_scan = scan != nullptr;
+        progress_ = std::chrono::steady_clock::now();
         ++leaders_;
+        if (is_scan) ++scans_led_;
         lock.unlock();
         if (scan) attempt([&] { batch.push_back(std::move(scan)); });
         scan.reset();
         lead(std::move(batch), false);
         lock.lock();
+        if (is_scan) --scans_led_;
     }
 }
 
+// Read again, and then whatever there is, once the time has come.
+class ReadQueue::Parked final : public Waiter {
+public:
+    Parked(ReadQueue& queue, std::unique_ptr<ReadItem> item) : queue_(queue), item_(std::move(item)) {}
+    void wake(Reason) noexcept override {
+        std::get<ListEntries>(item_->operation.request).wait_revision.reset();
+        item_->wait.reset();
+        attempt([this] {
+            std::vector<std::unique_ptr<ReadItem>> items;
+            items.push_back(std::move(item_));
+            queue_.submit(std::move(items), false);
+        });
+    }
+
+private:
+    ReadQueue& queue_;
+    std::unique_ptr<ReadItem> item_;
+};
+
+void ReadQueue::park_waiting(Batch& batch) {
+    for (auto& item : batch) {
+        if (!item->wait) continue;
+        const ReadItem::Wait wait = *item->wait;
+        feed_->wait(wait.ns, wait.above, EventFeed::Clock::now() + wait.patience, std::make_unique<Parked>(*this, std::move(item)));
+    }
+    std::erase(batch, nullptr);
+}
+
 void ReadQueue::run_batch(Batch batch, bool caller_waits) {
-    const std::size_t size = batch.size();
     if (has_room()) {
         reader_.run(batch);
+        park_waiting(batch);
     } else {
         for (auto& item : batch) reader_.refuse(*item, Error{Errc::overloaded, "Too much is waiting to be done; try again shortly."});
     }
+    const std::size_t size = batch.size();
+    if (size == 0) return;
     for (auto& item : batch) item->ticket.hold(reply_bytes(item->reply));
     {
         std::lock_guard lock(mutex_);
@@ -180,7 +227,9 @@ void ReadQueue::fold(std::vector<AuditRecord>& rows) {
     const auto refusals = static_cast<std::uint64_t>(std::count_if(rows.begin(), rows.end(), is_refusal));
     if (refusals == 0) return;
     const AuditRecord& first = *std::find_if(rows.begin(), rows.end(), is_refusal);
-    if (!denials_.admit(first, refusals)) std::erase_if(rows, is_refusal);
+    if (denials_.admit(first)) return;
+    denials_.count(first, refusals);
+    std::erase_if(rows, is_refusal);
 }
 
 // Hands the audit rows to the next commit group, and with them the replies that wait for it. Those whose callers wait
@@ -202,9 +251,23 @@ void ReadQueue::record(Batch batch, bool caller_waits) {
             audit->add(std::move(item));
         }
     }
-    audit->count(batch.size());
+    audit->close(batch.size());
     if (audit->has_records()) commits_.submit(std::move(audit), !caller_waits);
     for (auto& item : released) item->ticket.answer(std::move(item->reply));
+}
+
+void ReadQueue::refuse_stuck(std::chrono::steady_clock::duration patience) {
+    std::deque<std::unique_ptr<ReadItem>> refused;
+    std::deque<std::unique_ptr<ReadItem>> scans;
+    {
+        std::lock_guard lock(mutex_);
+        if (leaders_ == 0 || std::chrono::steady_clock::now() - progress_ < patience) return;
+        refused.swap(waiting_);
+        scans.swap(scans_);
+    }
+    for (auto* items : {&refused, &scans}) {
+        for (auto& item : *items) item->ticket.answer(make_error(Errc::unavailable, "The storage does not answer."));
+    }
 }
 
 void ReadQueue::count_release(std::chrono::steady_clock::duration took) {

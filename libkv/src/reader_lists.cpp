@@ -4,6 +4,7 @@
 #include "environment.h"
 #include "plan_parts.h"
 #include "reader_run.h"
+#include "watch.h"
 
 namespace kv {
 
@@ -95,6 +96,10 @@ Result<Reply> Reader::Run::run(ReadItem& item, const ListEntries& request) {
     KV_TRY(const Time now, settings_.time.now(storage_));
     KV_CHECK(enter(item.operation.actor, ns.get()));
     KV_TRY(EntryRange range, judge_list(item.operation.actor, request, ns.get(), now, page_limit(request.page)));
+    if (request.wait_revision && ns->revision <= *request.wait_revision) {
+        item.wait = ReadItem::Wait{ns->id, *request.wait_revision, std::chrono::seconds(request.wait_seconds)};
+        return Reply(Done{});
+    }
     BytesWriter query;
     query.uuid(ns->id);
     query.string(request.prefix);
@@ -108,6 +113,7 @@ Result<Reply> Reader::Run::run(ReadItem& item, const ListEntries& request) {
         KV_TRY(page, storage_.scan_entries(range));
     }
     EntryList reply;
+    reply.revision = ns->revision;
     AuditRecord row = record(item, ns.get(), request.prefix);
     item.audit.push_back(row);
     KV_TRY(reply.items, open_page(item, *ns, page, request.include_values));
@@ -125,6 +131,18 @@ Result<Reply> Reader::Run::run(ReadItem& item, const ListEntries& request) {
     }
     defer_audit(item, *ns);
     return Reply(std::move(reply));
+}
+
+Result<Reply> Reader::Run::run(ReadItem& item, const WatchEntries& request) {
+    KV_TRY(const auto ns, find_namespace(request.ns));
+    KV_TRY(const Time now, settings_.time.now(storage_));
+    const Actor& actor = item.operation.actor;
+    KV_CHECK(enter(actor, ns.get()));
+    ListEntries list;
+    list.prefix = request.prefix;
+    KV_CHECK(judge_list(actor, list, ns.get(), now, 1));
+    item.audit.push_back(record(item, ns.get(), request.prefix));
+    return Reply(WatchReply{begin_watch(settings_.feed, *ns, actor, request.prefix, request.from_revision), ns->revision});
 }
 
 Result<Reply> Reader::Run::run(ReadItem& item, const ListVersions& request) {

@@ -49,6 +49,7 @@ private:
     Result<Reply> get_namespace(ReadItem& item, const GetNamespace& request, const NamespaceRow* ns);
     Result<Reply> run(ReadItem& item, const ListNamespaces& request);
     Result<Reply> run(ReadItem& item, const ListEntries& request);
+    Result<Reply> run(ReadItem& item, const WatchEntries& request);
     Result<Reply> run(ReadItem& item, const ListVersions& request);
     Result<Reply> run(ReadItem& item, const BulkGet& request);
     Result<Reply> run(ReadItem& item, const ListAudit& request);

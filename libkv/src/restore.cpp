@@ -68,6 +68,7 @@ public:
 
 private:
     Result<void> check_target();
+    Result<void> begin_anew();
     Result<void> read_magic();
     Result<void> read_header();
     Result<void> open_keys(const Chunk& first);
@@ -89,6 +90,7 @@ private:
     std::uint32_t number_ = 0;
     BackupInfo info_;
     Counts counts_{};
+    bool has_leftovers_ = false;  // of a restore into the target that did not come to its end
     Changeset batch_;
     std::size_t batch_rows_ = 0;
     std::size_t batch_bytes_ = 0;
@@ -100,8 +102,7 @@ Result<BackupInfo> Restore::run() {
     KV_CHECK(read_header());
     KV_TRY(Chunk chunk, read_chunk());
     KV_CHECK(open_keys(chunk));
-    // The first thing to be written: until it is taken away no store opens here.
-    batch_.meta.push_back({std::string(meta_restoring), "1"});
+    KV_CHECK(begin_anew());
     while (chunk.kind != ChunkKind::end) {
         hash_->update(chunk.bytes);
         KV_CHECK(add(chunk));
@@ -120,8 +121,11 @@ Result<BackupInfo> Restore::run() {
     return std::move(info_);
 }
 
+// What a restore left that did not come to its end was never a store, and may go.
 Result<void> Restore::check_target() {
-    KV_CHECK(read_store_meta(target_));
+    KV_TRY(const std::vector<MetaRow> meta, target_.get_meta());
+    has_leftovers_ = std::any_of(meta.begin(), meta.end(), [](const MetaRow& row) { return row.name == meta_restoring; });
+    if (has_leftovers_) return {};
     KV_TRY(const std::vector<KeyRow> keys, target_.internal_keys());
     NamespaceRange range;
     range.deleted = NamespaceRange::Deleted::both;
@@ -129,6 +133,13 @@ Result<void> Restore::check_target() {
     KV_TRY(const std::vector<NamespaceRow> namespaces, target_.scan_namespaces(range));
     if (keys.empty() && namespaces.empty()) return {};
     return Error{Errc::invalid_state, "There is a store in this storage already: a restore needs an empty one."};
+}
+
+// The first thing to be written: until the mark is taken away no store opens here, and the next restore begins by erasing.
+Result<void> Restore::begin_anew() {
+    batch_.erase_all = has_leftovers_;
+    batch_.meta.push_back({std::string(meta_restoring), "1"});
+    return flush();
 }
 
 // ---- before the rows ----

@@ -11,6 +11,12 @@ namespace {
 
 constexpr std::chrono::seconds look_interval{10};  // nodes that know only the old key still make rows
 
+// Where a key was given for its id, the storage does not get to see it: databases write down what they are asked.
+bool looks_like_key_id(const std::string& text) {
+    const auto is_hex = [](char c) { return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'f'); };
+    return text.size() == 16 && std::ranges::all_of(text, is_hex);
+}
+
 KeyRef ref_of(const KeyRow& row) { return {row.purpose, row.ns, row.generation}; }
 KeyWalk::After place_of(const KeyRow& row) { return {row.purpose, row.ns, row.generation}; }
 
@@ -164,7 +170,7 @@ Result<void> Rewrapping::may_forget(const std::string& key_id) {
     walk.wrapped_by = key_id;
     walk.limit = 1;
     std::vector<KeyRow> wrapped;
-    if (!key_id.empty()) {
+    if (looks_like_key_id(key_id)) {
         KV_TRY(wrapped, storage_.walk_keys(walk));
     }
     if (wrapped.empty()) return Error{Errc::invalid_request, "No stored key is wrapped by a master key of that id."};

@@ -10,12 +10,12 @@ namespace {
 // One batch on its way through the commit queue.
 class StepItem final : public GroupItem {
 public:
-    StepItem(Needs needs, Steps::Step step, std::function<void(Result<void>)> done)
+    StepItem(std::optional<Needs> needs, Steps::Step step, std::function<void(Result<void>)> done)
         : needs_(std::move(needs)), step_(std::move(step)), done_(std::move(done)) {
-        is_alone = true;
+        is_alone = needs_.has_value();
     }
     void add_needs(Needs& needs) const override {
-        if (!rejection_) needs = needs_;
+        if (!rejection_ && needs_) needs = *needs_;
     }
     Result<void> plan(GroupContext& context) override { return rejection_ ? Result<void>{} : step_(context); }
     void reject(Error error) override { rejection_ = std::move(error); }
@@ -28,7 +28,7 @@ public:
     }
 
 private:
-    Needs needs_;
+    std::optional<Needs> needs_;  // none: whatever the group is
     Steps::Step step_;
     std::function<void(Result<void>)> done_;
     std::optional<Error> rejection_;
@@ -48,6 +48,12 @@ Needs needs_of(const std::vector<EntryRow>& rows, bool full) {
 }  // namespace
 
 Result<void> Steps::commit(Needs needs, Step step, bool gives_way) {
+    return commit_item(std::move(needs), std::move(step), gives_way);
+}
+
+Result<void> Steps::commit_along(Step step) { return commit_item(std::nullopt, std::move(step), false); }
+
+Result<void> Steps::commit_item(std::optional<Needs> needs, Step step, bool gives_way) {
     std::atomic<bool> done{false};
     Result<void> outcome;
     auto item = std::make_unique<StepItem>(std::move(needs), std::move(step), [&](Result<void> committed) {

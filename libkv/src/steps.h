@@ -31,12 +31,16 @@ public:
 
     // `gives_way`: see GroupItem.
     Result<void> commit(Needs needs, Step step, bool gives_way = true);
+    // The same for what needs no namespace and may be one group with whatever else there is.
+    Result<void> commit_along(Step step);
     // Scans what is due, in one batch at most, and visits each row that still exists in a sound namespace. `due.values`
     // loads values and history too, and bounds the batch by their bytes. `begin` is called whenever the visits start. Answers
     // the rows scanned, committed or none.
     Result<std::vector<EntryRow>> visit_due(DueRange due, const std::function<void()>& begin, const Visit& visit);
 
 private:
+    Result<void> commit_item(std::optional<Needs> needs, Step step, bool gives_way);
+
     Storage& storage_;
     CommitQueue& commits_;
 };

@@ -5,23 +5,29 @@
 
 #include "authorize.h"
 #include "backup.h"
+#include "beginning.h"
 #include "commit_queue.h"
 #include "crypto/keyring.h"
 #include "crypto/random.h"
 #include "epoch.h"
-#include "kv/memory.h"
-#include "kv/sqlite.h"
+#include "event_feed.h"
+#include "lanes.h"
 #include "maintenance.h"
 #include "operation_item.h"
 #include "plan_parts.h"
 #include "read_queue.h"
+#include "relay.h"
 #include "text.h"
 #include "ticket.h"
 #include "validate.h"
 #include "value.h"
+#include "watchdog.h"
 
 namespace kv {
 namespace {
+
+// Only a storage on another machine goes away for longer than a disk takes.
+constexpr std::chrono::milliseconds stuck_looked_at_each{100};
 
 // One page that reads as zero in a child after fork: knowing costs one load, where getpid() is a system call.
 class ForkMark {
@@ -47,33 +53,6 @@ private:
     volatile char* page_ = nullptr;
     const pid_t pid_ = getpid();
 };
-
-// What a new store begins with: its own keys and its epoch. A no-op on one that exists.
-Result<StoreMeta> initialise(Storage& storage, crypto::Keyring& keys) {
-    std::vector<KeyRow> rows = keys.take_new_rows();
-    KV_TRY(StoreMeta meta, read_store_meta(storage));
-    if (rows.empty() && !meta.epoch.empty()) return meta;
-    if (meta.epoch.empty()) meta.epoch = draw_epoch();
-    KV_CHECK(storage.write([&](StorageWriter& writer) {
-        Changeset changes;
-        changes.keys = rows;
-        changes.meta.push_back({std::string(meta_epoch), meta.epoch});
-        return writer.apply(changes);
-    }));
-    return meta;
-}
-
-Result<void> check_limits(const Limits& asked) {
-    const Limits most;
-    const bool is_within = asked.value_bytes_max <= most.value_bytes_max && asked.metadata_bytes_max <= most.metadata_bytes_max &&
-                           asked.bulk_items_max <= most.bulk_items_max && asked.page_items_max <= most.page_items_max &&
-                           asked.page_items_max > 0 && asked.page_value_bytes_max <= most.page_value_bytes_max &&
-                           asked.bulk_get_bytes_max <= most.bulk_get_bytes_max && asked.export_keys_max <= most.export_keys_max &&
-                           asked.export_bytes_max <= most.export_bytes_max &&
-                           asked.audit_rows_walked_max <= most.audit_rows_walked_max;
-    if (is_within) return {};
-    return Error{Errc::invalid_request, "Limits can be lowered, not raised."};
-}
 
 // ---- making an operation ready to be planned ----
 
@@ -121,17 +100,24 @@ public:
           time_(std::move(time)),
           denials_fold_(options_.denial_window),
           disk_(*storage_, options_.disk_free_min, options_.log),
-          commits_(*storage_, vault_, commit_settings()),
-          reader_(*storage_, vault_, {epoch_, &options_.limits, options_.read_audit, time_}),
-          reads_(reader_, commits_, denials_fold_, in_flight_, {options_.readers, options_.bytes_in_flight_max}),
-          maintenance_(*storage_, vault_, commits_, denials_fold_, disk_, maintenance_settings()) {}
+          feed_(std::make_shared<EventFeed>(*storage_, vault_)),
+          lanes_(*storage_, vault_, commit_settings()),
+          reader_(*storage_, vault_, {epoch_, &options_.limits, options_.read_audit, time_, feed_}),
+          reads_(reader_, lanes_.records(), denials_fold_, in_flight_,
+                 {options_.readers, options_.bytes_in_flight_max, storage_->is_shared(), feed_.get()}),
+          maintenance_(*storage_, vault_, lanes_.upkeep(), denials_fold_, disk_, maintenance_settings()),
+          watchdog_(storage_->is_shared() ? stuck_looked_at_each : std::chrono::milliseconds(0), [this] {
+              lanes_.refuse_stuck();
+              reads_.refuse_stuck(CommitQueue::Settings{}.queue_patience);
+          }) {}
     ~Impl() { stop(); }
 
-    void start(std::span<Submission> batch, bool waits) noexcept;
+    void start(std::span<Submission> batch) noexcept;
     Result<Reply> wait(const Actor& actor, Request request);
     StoreStats stats() const;
     Result<void> ready();
     Result<bool> run_maintenance();
+    void start_relays();
     void stop();
     // Judges and records what an operator asks for: in one namespace, or on the whole store.
     Result<void> enter_admin(const Actor& actor, std::string_view operation, const NamespaceRow* ns,
@@ -153,26 +139,32 @@ public:
     std::atomic<bool> is_stopping_{false};
     Denials denials_fold_;
     DiskGuard disk_;
-    CommitQueue commits_;
+    const std::shared_ptr<EventFeed> feed_;  // shared with watches, which may outlive the store
+    std::vector<std::unique_ptr<Relay>> relays_;
+    std::atomic<bool> has_relays_{false};  // they are all there; what was committed before they find themselves
+    Lanes lanes_;
     const Reader reader_;
     ReadQueue reads_;
     Maintenance maintenance_;
+    Watchdog watchdog_;
 
     Result<void> is_open() const;
 
 private:
+    void hear(std::span<const Storage::Hint> committed) noexcept;
     CommitQueue::Settings commit_settings();
     Maintenance::Settings maintenance_settings() const;
-    Result<void> find_room(const Request& request) const;
+    Result<void> find_room(const Request& request);
     Result<void> accept() const;
     Result<void> may_wait() const;
     // What a batch comes to: each kind goes to its queue at once.
     struct Intake {
         std::vector<std::unique_ptr<ReadItem>> reads;
         std::vector<std::unique_ptr<ReadItem>> refused;  // to be recorded and answered, no more
-        std::vector<std::unique_ptr<GroupItem>> writes;
+        std::vector<std::vector<std::unique_ptr<GroupItem>>> writes;  // of each lane
     };
     void take_in(Submission& submission, Intake& intake) noexcept;
+    void pass_on(Intake& intake, bool caller_waits) noexcept;
     void begin(Operation operation, Ticket ticket, Intake& intake);
     void begin_write(Operation operation, Ticket ticket, Intake& intake);
     void refuse(Operation operation, Ticket ticket, Error error, Intake& intake);
@@ -190,6 +182,10 @@ CommitQueue::Settings Store::Impl::commit_settings() {
     settings.on_full = [this] { disk_.note_full(); };
     settings.audit_copy = options_.audit_copy;
     settings.version_base = meta_.version_base;
+    settings.on_commit = [this](std::span<const Storage::Hint> committed) {
+        hear(committed);
+        storage_->announce(committed);
+    };
     return settings;
 }
 
@@ -201,11 +197,31 @@ Maintenance::Settings Store::Impl::maintenance_settings() const {
             options_.log,
             time_,
             {options_.audit_retention, options_.audit_bytes_max, options_.audit_archive, epoch_, options_.log},
-            {options_.seals_per_key, options_.key_retirement, options_.log}};
+            {options_.seals_per_key, options_.key_retirement, options_.log},
+            {options_.event_retention, options_.events_max}};
+}
+
+// Commits of this process and of others; an empty span: of any.
+void Store::Impl::hear(std::span<const Storage::Hint> committed) noexcept {
+    feed_->note(committed);
+    if (!has_relays_.load(std::memory_order_acquire)) return;
+    for (const auto& relay : relays_) relay->note(committed);
+}
+
+// Once the queues are there through which relays write down how far they got.
+void Store::Impl::start_relays() {
+    for (EventSink* sink : options_.sinks) {
+        Relay::Settings settings{storage_->is_shared(), {}, options_.log};
+        if (settings.is_shared) settings.owner = crypto::make_uuid(Time{}).to_string();
+        relays_.push_back(std::make_unique<Relay>(*sink, *storage_, Steps(*storage_, lanes_.upkeep()), std::move(settings)));
+    }
+    has_relays_.store(true, std::memory_order_release);
+    storage_->listen([this](std::span<const Storage::Hint> committed) { hear(committed); });
 }
 
 // Writes give way before the disk is full; deletions a little later.
-Result<void> Store::Impl::find_room(const Request& request) const {
+Result<void> Store::Impl::find_room(const Request& request) {
+    disk_.expect(request_bytes(request));
     if (makes_room(request) ? !disk_.is_empty() : !disk_.is_low()) return {};
     return Error{Errc::storage_full, "The disk is nearly full: nothing is written until there is room."};
 }
@@ -225,13 +241,19 @@ Result<void> Store::Impl::accept() const {
     return {};
 }
 
-// `waits`: the caller, who will lead what nobody leads yet. What a queue cannot take for want of memory says so itself.
-void Store::Impl::start(std::span<Submission> batch, bool waits) noexcept {
+void Store::Impl::start(std::span<Submission> batch) noexcept {
     Intake intake;
     for (Submission& submission : batch) take_in(submission, intake);
-    if (!intake.writes.empty()) attempt([&] { commits_.submit(std::move(intake.writes), !waits); });
-    if (!intake.refused.empty()) attempt([&] { reads_.release(std::move(intake.refused), waits); });
-    if (!intake.reads.empty()) attempt([&] { reads_.submit(std::move(intake.reads), waits); });
+    pass_on(intake, false);
+}
+
+// `caller_waits`: and will lead what nobody leads yet. What a queue cannot take for want of memory says so itself.
+void Store::Impl::pass_on(Intake& intake, bool caller_waits) noexcept {
+    for (std::size_t lane = 0; lane < intake.writes.size(); ++lane) {
+        if (!intake.writes[lane].empty()) attempt([&] { lanes_[lane].submit(std::move(intake.writes[lane]), !caller_waits); });
+    }
+    if (!intake.refused.empty()) attempt([&] { reads_.release(std::move(intake.refused), caller_waits); });
+    if (!intake.reads.empty()) attempt([&] { reads_.submit(std::move(intake.reads), caller_waits); });
 }
 
 void Store::Impl::take_in(Submission& submission, Intake& intake) noexcept {
@@ -299,6 +321,7 @@ void Store::Impl::begin_write(Operation operation, Ticket ticket, Intake& intake
     const bool purges = remove != nullptr && remove->purge;
     const auto* update = std::get_if<UpdateNamespace>(&operation.request);
     const bool rekeys = (update != nullptr && update->is_secret == true) || std::holds_alternative<RotateDataKey>(operation.request);
+    const std::size_t lane = lanes_.lane_of(operation.request);
     auto item = std::make_unique<OperationItem>(std::move(operation), std::move(ticket), denials_fold_);
     if (purges) {
         item->then = [this](Ticket rest, Result<Reply>, NamespaceId ns) { maintenance_.purge(ns, std::move(rest)); };
@@ -308,7 +331,8 @@ void Store::Impl::begin_write(Operation operation, Ticket ticket, Intake& intake
             rest.answer(std::move(reply));
         };
     }
-    intake.writes.push_back(std::move(item));
+    if (intake.writes.empty()) intake.writes.resize(lanes_.size());
+    intake.writes[lane].push_back(std::move(item));
 }
 
 // An operation that is wrong in itself: recorded, then answered.
@@ -323,21 +347,27 @@ void Store::Impl::refuse(Operation operation, Ticket ticket, Error error, Intake
 
 Result<Reply> Store::Impl::wait(const Actor& actor, Request request) {
     KV_CHECK(may_wait());
-    struct Waiter {
-        CommitQueue& commits;
+    struct Call {
+        CommitQueue* commits;  // that commits what the operation comes to
         std::atomic<bool> is_done{false};
         Result<Reply> outcome = Reply(Done{});
-    } waiter{commits_};
+    } waiting{&lanes_.records()};
     // It captures so little that it takes no memory.
-    Submission submission{actor, std::move(request), [&waiter](Result<Reply> reply) {
-                              CommitQueue& commits = waiter.commits;
-                              waiter.outcome = std::move(reply);
-                              waiter.is_done.store(true, std::memory_order_release);  // whoever waits is gone with it
+    Submission submission{actor, std::move(request), [&waiting](Result<Reply> reply) {
+                              CommitQueue& commits = *waiting.commits;
+                              waiting.outcome = std::move(reply);
+                              waiting.is_done.store(true, std::memory_order_release);  // whoever waits is gone with it
                               commits.wake_waiters();
                           }};
-    start(std::span(&submission, 1), true);
-    commits_.lead_until(waiter.is_done);
-    return std::move(waiter.outcome);
+    Intake intake;
+    take_in(submission, intake);
+    for (std::size_t lane = 0; lane < intake.writes.size(); ++lane) {
+        if (!intake.writes[lane].empty()) waiting.commits = &lanes_[lane];
+    }
+    CommitQueue& commits = *waiting.commits;
+    pass_on(intake, true);
+    commits.lead_until(waiting.is_done);
+    return std::move(waiting.outcome);
 }
 
 // In a child after fork nothing may touch a lock: whoever held it then does not live there.
@@ -427,7 +457,7 @@ Result<std::unique_ptr<BackupReader>> Store::Impl::backup(const Actor& actor) {
 StoreStats Store::Impl::stats() const {
     StoreStats stats;
     if (fork_mark_.is_child()) return stats;
-    const CommitQueue::Stats commits = commits_.stats();
+    const CommitQueue::Stats commits = lanes_.stats();
     stats.group_sizes = commits.group_sizes;
     stats.groups = commits.groups;
     stats.operations = commits.operations;
@@ -455,7 +485,11 @@ StoreStats Store::Impl::stats() const {
     stats.audit_rows_removed = maintenance_.audit().removed();
     stats.audit_rows_archived = maintenance_.audit().archived();
     stats.audit_archive_failures = maintenance_.audit().failures();
+    stats.audit_removals_forbidden = maintenance_.audit().removals_forbidden();
     stats.denials_folded = maintenance_.folded();
+    stats.watches = feed_->watches.load(std::memory_order_relaxed);
+    stats.events_removed = maintenance_.events().removed();
+    for (const auto& relay : relays_) stats.sinks.push_back(relay->stats());
     stats.clock_skew_seconds = std::chrono::duration<double>(time_.skew()).count();
     stats.sweeper_lag_seconds = std::chrono::duration<double>(maintenance_.sweeper_lag()).count();
     stats.disk_free_min = disk_.free_min();
@@ -467,7 +501,7 @@ StoreStats Store::Impl::stats() const {
 Result<void> Store::Impl::ready() {
     KV_CHECK(is_open());
     KV_TRY([[maybe_unused]] const auto meta, storage_->get_meta());
-    KV_CHECK(commits_.last_failure());
+    KV_CHECK(lanes_.last_failure());
     if (disk_.is_low()) return Error{Errc::storage_full, "The disk is nearly full: writes are refused, reads go on."};
     if (const auto missing = maintenance_.rewrapping().rows_missing(); missing > 0 && !options_.previous_keys) {
         return Error{Errc::unavailable, std::to_string(missing) + " stored keys are not wrapped by the master key in use, and what they seal "
@@ -481,13 +515,17 @@ void Store::Impl::stop() {
     std::lock_guard lock(stop_mutex_);
     if (is_stopped_) return;
     is_stopping_.store(true);
+    feed_->stop();  // who waits for a change waits no longer
     for (auto left = in_flight_.operations.load(); left != 0; left = in_flight_.operations.load()) {
         in_flight_.operations.wait(left);
     }
+    storage_->listen({});
+    for (const auto& relay : relays_) relay->stop();
     maintenance_.stop();
     maintenance_.flush();
+    watchdog_.stop();
     reads_.stop();
-    commits_.stop();
+    lanes_.stop();
     is_stopped_ = true;
 }
 
@@ -509,33 +547,27 @@ Result<std::unique_ptr<Store>> Store::open(std::unique_ptr<Storage> storage, Opt
 }
 
 Result<std::unique_ptr<Store>> Store::open(std::unique_ptr<Clock> clock, std::unique_ptr<Storage> storage, Options options) {
-    KV_CHECK(check_limits(options.limits));
-    if (options.seals_per_key == 0 || options.seals_per_key > Options{}.seals_per_key) {
-        return Error{Errc::invalid_request, "A data key seals 1 to 2^30 values before it is replaced."};
-    }
-    if (!options.keys) return Error{Errc::invalid_request, "A store needs Options::keys: the master key."};
+    KV_CHECK(check_options(options));
     KV_TRY(const SecretBytes master_key, options.keys->master_key());
     KV_TRY(const CryptoBackend backend, crypto::select_backend(options.crypto));
-    KV_TRY(std::vector<KeyRow> stored, storage->internal_keys());
-    KV_TRY(const Time now, storage->now());
     std::optional<SecretBytes> previous;
     if (options.previous_keys) {
         KV_TRY(previous, options.previous_keys->master_key());
     }
-    KV_TRY(auto keys, crypto::Keyring::open(master_key, backend, std::move(stored), now, previous ? &*previous : nullptr));
-    KV_TRY(StoreMeta meta, initialise(*storage, *keys));
+    KV_TRY(Beginning beginning, begin(*storage, master_key, backend, previous ? &*previous : nullptr));
     Clock* wall = clock ? clock.get() : options.clock;
     KV_TRY(TimeGuard time, TimeGuard::open(*storage, {wall, options.clock_gap_max, options.trust_clock, options.log}));
-    auto impl = std::make_unique<Impl>(std::move(clock), std::move(storage), std::move(options), std::move(keys), std::move(meta),
-                                       std::move(time));
+    auto impl = std::make_unique<Impl>(std::move(clock), std::move(storage), std::move(options), std::move(beginning.keys),
+                                       std::move(beginning.meta), std::move(time));
+    impl->start_relays();
     return std::unique_ptr<Store>(new Store(std::move(impl)));
 }
 
 void Store::submit(Actor actor, Request request, Completion done) {
     Submission submission{std::move(actor), std::move(request), std::move(done)};
-    impl_->start(std::span(&submission, 1), false);
+    impl_->start(std::span(&submission, 1));
 }
-void Store::submit(std::span<Submission> batch) { impl_->start(batch, false); }
+void Store::submit(std::span<Submission> batch) { impl_->start(batch); }
 
 Result<Reply> Store::wait(const Actor& actor, Request request) {
     return contain([&] { return impl_->wait(actor, std::move(request)); });
@@ -546,12 +578,18 @@ std::string_view Store::crypto_backend() const noexcept {
     return impl_->keys_->backend() == CryptoBackend::libsodium ? "libsodium" : "openssl";
 }
 StoreStats Store::stats() const { return impl_->stats(); }
-AuditHead Store::audit_head() const { return impl_->fork_mark_.is_child() ? AuditHead{} : impl_->commits_.head(); }
+std::vector<AuditHead> Store::audit_heads() const {
+    if (impl_->fork_mark_.is_child()) return {};
+    return impl_->lanes_.heads();
+}
 Result<void> Store::ready() const {
     return contain([&] { return impl_->ready(); });
 }
 Result<bool> Store::run_maintenance() {
     return contain([&] { return impl_->run_maintenance(); });
+}
+void Store::release_waiters() noexcept {
+    if (!impl_->fork_mark_.is_child()) impl_->feed_->release();
 }
 void Store::stop() { impl_->stop(); }
 
@@ -580,44 +618,6 @@ Result<bool> Store::is_rekeying(const NamespaceId& ns) const {
 }
 Result<std::uint64_t> Store::forget_master_key(const Actor& actor, const std::string& key_id) {
     return contain([&] { return impl_->forget_master_key(actor, key_id); });
-}
-
-namespace {
-
-constexpr std::string_view memory_uri = "memory:";
-constexpr std::string_view sqlite_scheme = "sqlite:";
-
-Result<std::unique_ptr<Storage>> open_storage(std::string_view uri, Access access, std::size_t readers, Clock& clock) {
-    if (uri == memory_uri) return make_memory_storage(clock);
-    if (uri.starts_with(sqlite_scheme) && uri.size() > sqlite_scheme.size()) {
-        SqliteOptions sqlite;
-        sqlite.path = uri.substr(sqlite_scheme.size());
-        sqlite.readers = readers;
-        sqlite.read_only = access == Access::read_only;
-        return open_sqlite_storage(sqlite, clock);
-    }
-    Error error{Errc::invalid_request, "A storage is \"sqlite:PATH\" or \"memory:\"."};
-    error.field = "storage";
-    return error;
-}
-
-}  // namespace
-
-Result<std::unique_ptr<Storage>> open_storage(std::string_view uri, Access access, Clock& clock) {
-    return contain([&] { return open_storage(uri, access, Options{}.readers, clock); });
-}
-
-Result<std::unique_ptr<Store>> open(std::string_view uri, Options options) {
-    return contain([&]() -> Result<std::unique_ptr<Store>> {
-        std::unique_ptr<Clock> own_clock;
-        if (options.clock == nullptr) own_clock = make_system_clock();
-        Clock& clock = options.clock != nullptr ? *options.clock : *own_clock;
-        std::unique_ptr<Storage> storage;
-        if (uri == memory_uri && !options.keys) options.keys = make_fixed_key(generate_master_key());
-        if (!options.keys) return Error{Errc::invalid_request, "A store needs Options::keys: the master key."};
-        KV_TRY(storage, open_storage(uri, Access::read_write, options.readers, clock));
-        return Store::open(std::move(own_clock), std::move(storage), std::move(options));
-    });
 }
 
 }  // namespace kv

@@ -12,6 +12,7 @@ using std::chrono::microseconds;
 constexpr std::string_view gap_name = "clock.gap_since";
 constexpr microseconds disagreement_max = std::chrono::minutes(1);
 constexpr microseconds behind_max = std::chrono::hours(24);
+constexpr microseconds ahead_max = std::chrono::hours(24);
 
 std::string in_words(microseconds span) {
     const auto seconds = std::chrono::duration_cast<std::chrono::seconds>(span < microseconds(0) ? -span : span).count();
@@ -61,6 +62,7 @@ Error unsound(std::string message) { return Error{Errc::clock_unsound, std::move
 Result<TimeGuard> TimeGuard::open(Storage& storage, const Settings& settings) {
     TimeGuard guard;
     guard.clock_ = settings.clock;
+    if (storage.is_shared()) guard.shared_ = &storage;
     KV_TRY(const Time now, storage.now());
     KV_TRY(const std::optional<Time> last, last_recorded(storage));
     KV_TRY(const std::optional<Time> noted, noted_gap(storage));
@@ -79,9 +81,24 @@ Result<TimeGuard> TimeGuard::open(Storage& storage, const Settings& settings) {
 }
 
 Result<void> TimeGuard::judge() const {
+    if (!is_compared()) return judge_ahead({});
+    const Result<Time> theirs = shared_->now();
+    return judge_ahead(theirs ? *theirs - clock_->now() : microseconds(0));
+}
+
+Result<void> TimeGuard::judge(Time now) const {
+    return judge_ahead(is_compared() ? now - offset_ - clock_->now() : microseconds(0));
+}
+
+// `ahead`: the clock of a storage that is shared, of this machine's.
+Result<void> TimeGuard::judge_ahead(microseconds ahead) const {
     if (const microseconds apart = skew(); apart > disagreement_max || apart < -disagreement_max) {
         return unsound("The wall clock jumped by " + in_words(apart) + " since the store was opened. Nothing is expired or " +
                        "destroyed until it is set right or the store is opened again.");
+    }
+    if (ahead > ahead_max && !is_offset_trusted_) {
+        return unsound("The clock of the database is " + in_words(ahead) + " ahead of this machine's. Nothing is expired or " +
+                       "destroyed until the wrong one of them is set right.");
     }
     if (offset_ > behind_max && !is_offset_trusted_) {
         return unsound("The clock is " + in_words(offset_) + " behind what the store recorded last. Nothing is expired or " +

@@ -32,12 +32,19 @@ public:
         return time + offset_;
     }
 
-    // Errc::clock_unsound and why, if nothing may be destroyed.
+    // Errc::clock_unsound and why, if nothing may be destroyed. The storage that was opened lives still.
     Result<void> judge() const;
+    // The same, of a time that now() gave: the clock may have been set right since.
+    Result<void> judge(Time now) const;
     // How far the wall clock is ahead of the store's time.
     std::chrono::microseconds skew() const;
 
 private:
+    Result<void> judge_ahead(std::chrono::microseconds ahead) const;
+    // The clock of a storage that others share is to be held against this machine's.
+    bool is_compared() const { return shared_ != nullptr && clock_ != nullptr; }
+
+    Storage* shared_ = nullptr;
     Clock* clock_ = nullptr;
     std::chrono::microseconds offset_{0};  // the clock was that far behind what was recorded
     bool is_offset_trusted_ = false;

@@ -140,11 +140,19 @@ Actor Actor::with_grants(std::string user_id, std::vector<Grant> grants) {
 
 StorageReader::~StorageReader() = default;
 
+Result<LockedAndFound> StorageWriter::lock_and_find(std::span<const NamespaceRef> locked, std::span<const EntryRef> refs, Want want) {
+    LockedAndFound both;
+    KV_TRY(both.namespaces, lock(locked));
+    KV_TRY(both.entries, find(refs, want));
+    return both;
+}
+
 bool Changeset::empty() const noexcept {
-    return namespaces.empty() && archive.empty() && versions.empty() && entries.empty() && reseals.empty() &&
+    return !erase_all && namespaces.empty() && archive.empty() && versions.empty() && entries.empty() && reseals.empty() &&
            erase_versions.empty() && erase_entries.empty() && erase_namespaces.empty() && events.empty() && keys.empty() &&
            erase_keys.empty() && meta.empty() && erase_meta.empty() && erase_audit_to == 0 && audit.empty() &&
-           heads.empty() && erase_heads.empty();
+           heads.empty() && erase_heads.empty() && erase_events.empty() && sinks.empty() && cursors.empty() &&
+           erase_cursors.empty() && erase_sinks.empty();
 }
 
 }  // namespace kv

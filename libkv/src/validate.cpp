@@ -17,6 +17,8 @@ constexpr std::size_t operation_bytes_max = 64;
 // Versions are stored as signed 64-bit numbers.
 constexpr std::uint64_t version_max = std::numeric_limits<std::int64_t>::max();
 
+constexpr std::int64_t wait_seconds_max = 300;
+
 Error invalid(std::string field, std::string message, Errc code = Errc::invalid_request) {
     Error error{code, std::move(message)};
     error.field = std::move(field);
@@ -279,6 +281,17 @@ struct Validator {
     Result<void> operator()(const ListEntries& request) const {
         KV_CHECK(check_prefix(request.prefix));
         KV_CHECK(check_page(request.page, limits));
+        if (request.wait_seconds < 1 || request.wait_seconds > wait_seconds_max) {
+            return invalid("timeoutSeconds", "A wait lasts 1 to 300 seconds.");
+        }
+        if (request.wait_revision && !request.page.cursor.empty()) {
+            return invalid("waitRevision", "Only the first page of a list can be waited for.");
+        }
+        return check_namespace(request.ns);
+    }
+
+    Result<void> operator()(const WatchEntries& request) const {
+        KV_CHECK(check_prefix(request.prefix));
         return check_namespace(request.ns);
     }
 

@@ -99,6 +99,8 @@ struct NamespaceState {
     std::uint64_t revision = 0;        // the highest
     std::uint64_t changes = 0;         // with a revision
     bool has_older_changes = false;    // without
+    std::uint64_t raised_by = 0;       // by new epochs, between two changes
+    bool begins_raised = false;        // by one, before the first
     std::uint64_t odd_after = 0;       // the first that did not follow the one before it
     std::uint64_t odd = 0;
     std::uint64_t odd_position = 0;
@@ -159,7 +161,7 @@ private:
     void note_epoch(const AuditRecord& record);
     void note_settings(const AuditRecord& record);
     void note_change(const AuditRow& row);
-    static void count_revision(NamespaceState& ns, std::uint64_t revision, std::uint64_t position);
+    void count_revision(NamespaceState& ns, std::uint64_t revision, std::uint64_t position);
 
     std::optional<std::uint64_t> version_base_;
     std::vector<NamespaceState> namespaces_;

@@ -187,6 +187,12 @@ void Ledger::note_change(const AuditRow& row) {
 }
 
 void Ledger::count_revision(NamespaceState& ns, std::uint64_t revision, std::uint64_t position) {
+    // A new epoch raised the revisions of every namespace there was.
+    if (version_base_ && ns.revision < *version_base_ && revision == *version_base_ + 1) {
+        if (ns.changes == 0) ns.begins_raised = true;
+        if (ns.changes > 0) ns.raised_by += *version_base_ - ns.revision;
+        ns.revision = *version_base_;
+    }
     if (ns.changes > 0 && revision != ns.revision + 1 && ns.odd == 0) {
         ns.odd_after = ns.revision;
         ns.odd = revision;

@@ -123,6 +123,8 @@ void RowCheck::settle_revision(const NamespaceState& ns) {
     if (row.revision < row.known_revision) {
         findings_.add(kind::revision, about_namespace(ns.id, "its revision was set back to " + number(row.revision) + ": " +
                                                                  number(row.known_revision) + " is recorded"));
+    } else if (row.revision > 0 && row.revision == row.version_base) {
+        return;  // a new epoch raised it, and nothing was changed since
     } else if (ns.changes > 0 && row.revision > ns.revision) {
         findings_.add(kind::revision, about_namespace(ns.id, "its revision is " + number(row.revision) + ", but the last change recorded made " +
                                                                  number(ns.revision)));
@@ -131,17 +133,17 @@ void RowCheck::settle_revision(const NamespaceState& ns) {
     }
 }
 
-// Revisions have no gaps, so neither have those that were recorded: what is missing was removed together with a whole stream,
+// Revisions have no gaps but where a new epoch raised them, so neither have those that were recorded: what is missing was removed together with a whole stream,
 // and what is there twice was recorded by a store that was set back.
 void RowCheck::settle_changes(const NamespaceState& ns) {
     if (ns.changes == 0) return;
-    const std::uint64_t should_be = ns.revision - ns.revision_first + 1;
+    const std::uint64_t should_be = ns.revision - ns.revision_first + 1 - ns.raised_by;
     if (ns.changes != should_be) {
         const std::string what = ns.changes < should_be ? "changes in it are not recorded" : "changes in it are recorded twice";
         findings_.add(kind::revision, about_namespace(ns.id, what + ": behind revision " + number(ns.odd_after) + " comes revision " +
                                                                  number(ns.odd) + ", at audit position " + number(ns.odd_position)));
     }
-    if (ns.revision_first > 1 && !ns.has_older_changes && !log_.is_cut()) {
+    if (ns.revision_first > 1 && !ns.begins_raised && !ns.has_older_changes && !log_.is_cut()) {
         findings_.add(kind::revision, about_namespace(ns.id, "changes in it are not recorded: the first revision recorded is " + number(ns.revision_first)));
     }
 }

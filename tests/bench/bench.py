@@ -13,8 +13,11 @@ import sys
 import tempfile
 import time
 
+import broker
 import machine
+import postgres
 import report
+import watchers
 from servers import BenchError, Server, kvd_environment, load
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
@@ -38,7 +41,10 @@ What the figures mean:
 Parts:
   http      a secret namespace of 100 000 entries of 128 bytes over HTTP, random keys, 64 and 256 connections
   process   get and put inside one process from 1 and 8 threads, beside SQLite with nothing around it
+  postgres  the same load on PostgreSQL, beside pgbench on the same server: UPDATE and SELECT of one row
   million   memory, start-up, GET and PUT with 1 000 000 entries, beside 10 000
+  watchers  memory and processor time with 10 000 who watch one namespace, and how soon they hear of a change
+  broker    2 000 puts a second, each told to RabbitMQ: their times while it is well, and while it is not
 
 Pieces of all kinds run in turns, round by round, and every ratio is one within a round: absolute figures drift.
 """
@@ -48,7 +54,7 @@ def parse_arguments():
     parser = argparse.ArgumentParser(prog="tests/bench/run.sh", formatter_class=argparse.RawDescriptionHelpFormatter, epilog=ABOUT,
                                      description="Measures kvd and libkv: prints tables, and writes all figures as JSON.")
     parser.add_argument("--quick", action="store_true", help="about a minute instead of six, and less sure")
-    parser.add_argument("--only", choices=("http", "process", "million"), help="one part")
+    parser.add_argument("--only", choices=("http", "process", "million", "postgres", "watchers", "broker"), help="one part")
     parser.add_argument("--against", metavar="KVD", help="compare with another kvd, over HTTP, in turns")
     parser.add_argument("--json", metavar="FILE", default=os.path.join(ROOT, "build", "bench.json"), help="where the figures go (build/bench.json)")
     parser.add_argument("--data", metavar="DIR",
@@ -106,7 +112,7 @@ class Bench:
         for leftover in (making, making + ".lock", making + ".reserve"):
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(leftover)
-        if subprocess.run([program, making, str(entries)], env=kvd_environment(self.key, ""), check=False).returncode != 0:
+        if subprocess.run([program, "sqlite:" + making, str(entries)], env=kvd_environment(self.key, ""), check=False).returncode != 0:
             raise BenchError("the database could not be filled")
         for leftover in (making + ".lock", making + ".reserve"):
             with contextlib.suppress(FileNotFoundError):
@@ -114,8 +120,8 @@ class Bench:
         os.rename(making, path)
         step(f"filled: {os.path.getsize(path) >> 20} MiB in {time.monotonic() - began:.1f} s")
 
-    def serve(self, database, kvd=None):
-        return Server(kvd or self.kvd, database, self.key, self.token, self.arguments.kvd_flag)
+    def serve(self, database, kvd=None, storage=None, flags=()):
+        return Server(kvd or self.kvd, database, self.key, self.token, [*flags, *self.arguments.kvd_flag], storage)
 
     def load(self, server, kind, connections, entries, round_number):
         seed = self.arguments.seed * 1000 + round_number
@@ -230,6 +236,9 @@ def report_process(pieces, targets):
         of_bare = report.ratios(times, report.column(pieces[bare, threads], "microseconds"))
         rows.append([f"{piece}, {threads} thread{'s' if threads > 1 else ''}", f"{report.median(times):.2f}", report.spread(times),
                      f"{report.median(of_bare):.2f}", f"{report.median(report.column(rounds, 'cpuMicroseconds')):.2f}"])
+        if piece == "put secret, told to a sink":
+            targets.at_most(f"in-process put, every event told to a sink, {threads} thread{'s' if threads > 1 else ''}: of a put without",
+                            report.ratios(times, report.column(pieces["put secret", threads], "microseconds")), 1.1)
         if (piece, threads) == ("get plain, audit deferred", 1):
             targets.at_most("in-process get, plain, audit deferred: of a bare read", of_bare, 2)
     print(report.table(["", "us", "spread", "of bare", "CPU us"], rows))
@@ -334,6 +343,12 @@ def measure(bench, figures):
         figures["process"] = report_process(pieces, targets)
     if only in (None, "million"):
         figures["million"] = report_million(measure_million(bench), targets)
+    if only in (None, "postgres"):
+        figures["postgres"] = postgres.run(bench, targets)
+    if only in (None, "watchers"):
+        figures["watchers"] = watchers.run(bench, targets)
+    if only in (None, "broker"):
+        figures["broker"] = broker.run(bench, targets)
     return targets
 
 

@@ -60,17 +60,18 @@ Result<void> fill(Store& store, const Filling& filling) {
     return {};
 }
 
-Result<std::unique_ptr<Store>> open_file(const std::string& path, ReadAudit read_audit) {
+Result<std::unique_ptr<Store>> open_store(const std::string& uri, ReadAudit read_audit, EventSink* sink) {
     const char* text = std::getenv("KV_MASTER_KEY");
     auto key = parse_master_key(text ? text : "");
     if (!key) return std::move(key).error();
     Options options;
     options.keys = make_fixed_key(*std::move(key));
     options.read_audit = read_audit;
+    if (sink != nullptr) options.sinks = {sink};
     options.log = [](LogLevel level, std::string_view message) {
         if (level >= LogLevel::warning) std::fprintf(stderr, "%.*s\n", static_cast<int>(message.size()), message.data());
     };
-    return open("sqlite:" + path, std::move(options));
+    return open(uri, std::move(options));
 }
 
 }  // namespace kv::bench

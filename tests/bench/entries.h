@@ -22,8 +22,9 @@ struct Filling {
 // Creates a namespace in `application` and puts entries 0 to entries - 1 into it, in bulks.
 Result<void> fill(Store& store, const Filling& filling);
 
-// The store with KV_MASTER_KEY, at a file that may be there already.
-Result<std::unique_ptr<Store>> open_file(const std::string& path, ReadAudit read_audit);
+// The store with KV_MASTER_KEY in a storage that may be there already.
+// The sink is borrowed.
+Result<std::unique_ptr<Store>> open_store(const std::string& uri, ReadAudit read_audit, EventSink* sink = nullptr);
 
 Actor actor();
 

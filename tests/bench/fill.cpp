@@ -1,6 +1,6 @@
 // Makes a database for a benchmark: one secret namespace, bench~secret, with as many entries as asked for.
 //
-//   KV_MASTER_KEY=... kv_bench_fill FILE ENTRIES
+//   KV_MASTER_KEY=... kv_bench_fill STORAGE ENTRIES
 #include <cstdio>
 #include <cstdlib>
 
@@ -17,10 +17,10 @@ int fail(const kv::Error& error) {
 
 int main(int count, char** arguments) {
     if (count != 3) {
-        std::fputs("usage: KV_MASTER_KEY=... kv_bench_fill FILE ENTRIES\n", stderr);
+        std::fputs("usage: KV_MASTER_KEY=... kv_bench_fill STORAGE ENTRIES\n", stderr);
         return 2;
     }
-    auto store = kv::bench::open_file(arguments[1], kv::ReadAudit::durable);
+    auto store = kv::bench::open_store(arguments[1], kv::ReadAudit::durable);
     if (!store) return fail(store.error());
     const kv::bench::Filling filling{"secret", true, std::strtoull(arguments[2], nullptr, 10)};
     if (auto filled = kv::bench::fill(**store, filling); !filled) return fail(filled.error());

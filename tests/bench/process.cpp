@@ -19,6 +19,7 @@
 #include <vector>
 
 #include "bare_sqlite.h"
+#include "kv/sqlite.h"
 #include "entries.h"
 
 namespace kv::bench {
@@ -60,6 +61,7 @@ struct Piece {
     const char* name;
     unsigned threads;
     std::function<Operation()> make;
+    std::function<void()> finish = [] {};  // what must be over before the time is taken
 };
 
 double cpu_seconds() {
@@ -90,6 +92,7 @@ void measure(const Piece& piece, unsigned round, const Plan& plan) {
     for (unsigned i = 1; i < piece.threads; ++i) others.emplace_back(work, i);
     work(0);
     for (std::thread& other : others) other.join();
+    piece.finish();
     const double seconds = std::chrono::duration<double>(Clock::now() - began).count();
     std::printf("{\"piece\": \"%s\", \"threads\": %u, \"round\": %u, \"operations\": %llu, \"seconds\": %.6f, \"cpuSeconds\": %.6f}\n",
                 piece.name, piece.threads, round, static_cast<unsigned long long>(total.load()), seconds, cpu_seconds() - cpu_began);
@@ -132,8 +135,30 @@ Operation bare_put(std::shared_ptr<SharedBare> shared) {
     };
 }
 
+// Takes everything at once, as the fastest of brokers would.
+class CountingSink final : public EventSink {
+public:
+    const std::string& name() const override { return name_; }
+    Result<void> deliver(std::span<const Event>, std::vector<bool>& confirmed) override {
+        confirmed.assign(confirmed.size(), true);
+        return {};
+    }
+
+private:
+    const std::string name_ = "bench";
+};
+
+// Until the sink has every event.
+void drain(const Store& store) {
+    while (true) {
+        const StoreStats stats = store.stats();
+        if (stats.sinks.at(0).pending == 0) return;
+        std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    }
+}
+
 std::unique_ptr<Store> open_filled(const Plan& plan, const char* file, ReadAudit read_audit, bool with_secrets) {
-    auto store = must(open_file(plan.folder + "/" + file, read_audit));
+    auto store = must(open_store("sqlite:" + plan.folder + "/" + file, read_audit));
     must(fill(*store, {"plain", false, plan.keys.size()}));
     if (with_secrets) must(fill(*store, {"secret", true, plan.keys.size()}));
     return store;
@@ -147,6 +172,9 @@ void run(const Plan& plan) {
     auto shared = std::make_shared<SharedBare>(bare);
     const auto durable = open_filled(plan, "durable.db", ReadAudit::durable, true);
     const auto deferred = open_filled(plan, "deferred.db", ReadAudit::deferred_for_plain, false);
+    CountingSink sink;
+    const auto told = must(open_store("sqlite:" + plan.folder + "/told.db", ReadAudit::durable, &sink));
+    must(fill(*told, {"secret", true, plan.keys.size()}));
 
     std::vector<Piece> pieces;
     for (const unsigned threads : {1u, 8u}) {
@@ -158,6 +186,7 @@ void run(const Plan& plan) {
         pieces.push_back({"bare put", threads, [&] { return bare_put(shared); }});
         pieces.push_back({"put plain", threads, [&] { return put_into(*durable, "plain"); }});
         pieces.push_back({"put secret", threads, [&] { return put_into(*durable, "secret"); }});
+        pieces.push_back({"put secret, told to a sink", threads, [&] { return put_into(*told, "secret"); }, [&] { drain(*told); }});
     }
     for (unsigned round = 0; round < plan.rounds; ++round)
         for (const Piece& piece : pieces)
@@ -172,6 +201,7 @@ int main(int count, char** arguments) {
         std::fputs("usage: KV_MASTER_KEY=... kv_bench_process FOLDER ENTRIES SECONDS ROUNDS SEED [PIECE THREADS]\n", stderr);
         return 2;
     }
+    kv::configure_sqlite();  // for what is compared, too
     kv::bench::Plan plan;
     plan.folder = arguments[1];
     const std::uint64_t entries = std::strtoull(arguments[2], nullptr, 10);

@@ -20,6 +20,6 @@ esac
     # A tree that is configured already keeps its tests.
     [[ -e build/release/CMakeCache.txt ]] || options=(-DKV_BUILD_TESTS=OFF -DKV_BUILD_EXAMPLES=OFF)
     cmake --preset release -DKV_BUILD_KVD=ON -DKV_BUILD_BENCH=ON "${options[@]}" >/dev/null
-    cmake --build --preset release --parallel "${KV_JOBS:-2}" --target kvd kv_bench_fill kv_bench_process
+    cmake --build --preset release --parallel "${KV_JOBS:-2}" --target kvd kv_bench_fill kv_bench_groups kv_bench_process
 )
 exec python3 -B "$root/tests/bench/bench.py" "$@"

@@ -25,10 +25,10 @@ def kvd_environment(key, token):
 class Server:
     """A kvd on a database. `start_seconds`: from starting the program to its first 200 of /readyz."""
 
-    def __init__(self, kvd, database, key, token, flags=()):
-        self.database = database
+    def __init__(self, kvd, database, key, token, flags=(), storage=None):
+        self.database = database  # where its log lies, too
         self.token = token
-        arguments = [kvd, "serve", "--listen", "127.0.0.1:0", "--admin-listen", "off", "--storage", "sqlite:" + database, *flags]
+        arguments = [kvd, "serve", "--listen", "127.0.0.1:0", "--admin-listen", "off", "--storage", storage or "sqlite:" + database, *flags]
         with open(database + ".log", "ab") as log:
             began = time.perf_counter()
             self.process = subprocess.Popen(arguments, env=kvd_environment(key, token), stdin=subprocess.DEVNULL,

@@ -105,6 +105,7 @@ inline std::string show(const Reply& reply) {
             return out;
         }
         std::string operator()(const ExportReply& r) { return std::string(r.text.reveal()); }
+        std::string operator()(const WatchReply& r) { return "watch at r" + std::to_string(r.revision); }
 
         static std::string name(const Namespace& ns) {
             return ns.name + " v" + std::to_string(ns.version) + (ns.is_secret ? " secret " : " plain ") + ns.description;

@@ -68,6 +68,7 @@ public:
     std::atomic<std::uint64_t> held_back_bytes{0};
 
     std::atomic<int> writes{0};
+    std::atomic<int> event_scans_to_fail{0};
     std::atomic<int> idles{0};
     std::atomic<int> inside{0};      // writes and tidyings going on
     std::atomic<bool> overlapped{false};
@@ -164,6 +165,7 @@ public:
         return inner_.find(refs, want);
     }
     Result<std::vector<std::shared_ptr<const NamespaceRow>>> lock(std::span<const NamespaceRef> refs) override { return inner_.lock(refs); }
+    Result<std::optional<SinkRow>> lock_sink(std::string_view name) override { return inner_.lock_sink(name); }
     Result<void> apply(const Changeset& changes) override {
         if (const auto code = faults_.judge(changes)) return injected(*code);
         return inner_.apply(changes);
@@ -189,6 +191,10 @@ public:
     Result<std::vector<AuditHead>> get_audit_heads(std::span<const StreamId> streams) override {
         if (!faults_.next_heads()) return injected(Errc::unavailable);
         return inner_.get_audit_heads(streams);
+    }
+    Result<std::vector<EventRow>> scan_events(const EventRange& range) override {
+        if (faults_.event_scans_to_fail > 0 && faults_.event_scans_to_fail-- > 0) return injected(Errc::unavailable);
+        return inner_.scan_events(range);
     }
 
     Result<void> write(const std::function<Result<void>(StorageWriter&)>& body) override {
@@ -216,6 +222,7 @@ public:
     }
     Result<std::unique_ptr<StorageReader>> snapshot() override { return inner_.snapshot(); }
     bool is_shared() const override { return inner_.is_shared(); }
+    std::size_t writes_at_once() const override { return inner_.writes_at_once(); }
     bool hold_back(std::uint64_t bytes) override {
         faults_.held_back_bytes = bytes;
         return inner_.hold_back(bytes);

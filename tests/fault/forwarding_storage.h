@@ -20,6 +20,10 @@ public:
     Result<std::vector<VersionRow>> scan_versions(const VersionRange& range) override { return inner_.scan_versions(range); }
     Result<AuditPage> scan_audit(const AuditRange& range) override { return inner_.scan_audit(range); }
     Result<std::vector<EventRow>> scan_events(const EventRange& range) override { return inner_.scan_events(range); }
+    Result<std::vector<EventSpan>> scan_event_spans(const EventSpanRange& range) override { return inner_.scan_event_spans(range); }
+    Result<std::vector<SinkRow>> scan_sinks() override { return inner_.scan_sinks(); }
+    Result<std::vector<SinkCursorRow>> scan_cursors(const CursorRange& range) override { return inner_.scan_cursors(range); }
+    Result<std::vector<Backlog>> scan_backlog(const BacklogRange& range) override { return inner_.scan_backlog(range); }
     Result<std::vector<EntryRow>> scan_due(const DueRange& range) override { return inner_.scan_due(range); }
     Result<std::vector<VersionRow>> scan_due_versions(const DueVersionRange& range) override { return inner_.scan_due_versions(range); }
     Result<std::vector<KeyRow>> get_keys(std::span<const KeyRef> refs) override { return inner_.get_keys(refs); }

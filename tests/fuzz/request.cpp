@@ -3,6 +3,7 @@
 #include "fuzz.h"
 #include "kvd/header_fields.h"
 #include "kvd/query.h"
+#include "kvd/route_parts.h"
 #include "text.h"
 
 // The small texts of a request, and keys and times as text: what is read is what stands there, once, and nothing else is read.
@@ -63,6 +64,19 @@ void try_tags(std::string_view text) {
     KV_PROPERTY(reread.has_value() && reread->strong == tags->strong && reread->weak == tags->weak);
 }
 
+// Where a watch begins: a number, or nothing.
+void try_position(std::string_view text) {
+    kvd::HttpRequest request;
+    request.last_event_id = text;
+    const auto position = kvd::watch_position(kvd::Query::parse("fromRevision=3", "fromRevision").value(), request);
+    const bool is_number = text.find_first_not_of("0123456789") == std::string_view::npos;
+    if (text.empty()) KV_PROPERTY(position && *position == 3u);
+    if (!position) KV_PROPERTY(!is_number || text.size() > 19);
+    if (text.empty() || !position) return;
+    const std::string digits = std::to_string(**position);
+    KV_PROPERTY(is_number && text.ends_with(digits) && text.substr(0, text.size() - digits.size()).find_first_not_of('0') == std::string_view::npos);
+}
+
 void try_preferences(std::string_view text) {
     // Never both ways.
     KV_PROPERTY(!(kvd::prefers(text, "application/json", "text/plain") && kvd::prefers(text, "text/plain", "application/json")));
@@ -103,6 +117,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     try_query(text);
     try_tags(text);
     try_preferences(text);
+    try_position(text);
     try_time(text);
     try_keys(text);
     return 0;

@@ -7,6 +7,7 @@ import sys
 import unittest
 import urllib.parse
 
+import storages
 from harness import BASE, Kvd
 
 NAMESPACE_MEMBERS = {
@@ -90,9 +91,10 @@ class Document:
 
 
 def on_every_storage(tests):
-    """Runs the tests of a mixin on SQLite and in memory: two classes beside it."""
+    """Runs the tests of a mixin on SQLite and in memory: two classes beside it. Or on PostgreSQL, if that is asked for."""
     module = sys.modules[tests.__module__]
-    for suffix, storage in (("OnSqlite", "sqlite"), ("InMemory", "memory:")):
+    every = (("OnPostgresql", "sqlite"),) if storages.IS_POSTGRESQL else (("OnSqlite", "sqlite"), ("InMemory", "memory:"))
+    for suffix, storage in every:
         case = type(tests.__name__ + suffix, (tests, ApiTestCase), {"__module__": tests.__module__, "storage": storage})
         setattr(module, case.__name__, case)
     return tests
@@ -230,7 +232,7 @@ class ApiTestCase(unittest.TestCase):
         items, cursor = [], None
         while True:
             page = self.call("GET", path + query(cursor=cursor, **parameters), status=200).json()
-            self.assertEqual(set(page) - {"prefixes"}, {"items", "nextCursor"})
+            self.assertEqual(set(page) - {"prefixes", "revision"}, {"items", "nextCursor"})
             items.append(page["items"])
             cursor = page["nextCursor"]
             if cursor is None:

@@ -20,6 +20,7 @@ REQUESTS = {
     "namespace.delete": ("/namespaces/{ns}", None),
     "namespace.restore": ("/namespaces/{gone}/restore", None),
     "entry.list": ("/{ns}/entries", None),
+    "entry.watch": ("/{ns}/watch", None),
     "entry.get": ("/{ns}/entries/k", None),
     "entry.put": ("/{ns}/entries/k", {"value": "put"}),
     "entry.patch": ("/{ns}/entries/k", {"metadata": {"patched": True}}),

@@ -2,12 +2,13 @@
 
 import os
 import shutil
-import sqlite3
 import stat
 import subprocess
 import tempfile
 import threading
+import unittest
 
+import storages
 from api import ApiTestCase, Document
 from harness import KVD, Kvd, clean_environment, main, make_key, run, until
 
@@ -34,11 +35,16 @@ class BackupCase(ApiTestCase):
     def path(self, name):
         return os.path.join(self.folder, name)
 
+    def storage(self, name):
+        """What is restored is a file here, wherever it was backed up from. How a database is filled: cluster_restore.py."""
+        is_file = name in ("copy.db", "second.db", "none.db")
+        return "sqlite:" + self.path(name) if is_file else storages.place(self.folder, name)
+
     def serve(self, name="kv.db", *flags):
         folder = self.path("serving-" + name)
         os.makedirs(folder, exist_ok=True)
         token = {"token": self.kvd.token} if self.kvd else {}
-        self.kvd = Kvd(*flags, storage="sqlite:" + self.path(name), folder=folder, key=self.key, **token)
+        self.kvd = Kvd(*flags, storage=self.storage(name), folder=folder, key=self.key, **token)
         if not hasattr(self, "document"):
             type(self).document = Document(self.kvd.request("GET", "/openapi.json").json())
         return self.kvd
@@ -55,15 +61,16 @@ class BackupCase(ApiTestCase):
         return dict(line.split(":", 1) for line in done.stdout.splitlines()) if code == 0 else done.stderr
 
     def backup(self, name="b.kvb", storage="kv.db", **more):
-        return self.tool("backup", "--storage", "sqlite:" + self.path(storage), "--to", self.path(name), **more)
+        return self.tool("backup", "--storage", self.storage(storage), "--to", self.path(name), **more)
 
     def restore(self, name="b.kvb", storage="copy.db", **more):
-        return self.tool("restore", "--from", self.path(name), "--storage", "sqlite:" + self.path(storage), **more)
+        return self.tool("restore", "--from", self.path(name), "--storage", self.storage(storage), **more)
 
     def assert_only(self, *names):
         """Nothing but these files is there, and what belongs to a database that was served."""
         others = {"kv.db-wal", "kv.db-shm", "kv.db.lock", "kv.db.reserve", "serving-kv.db"}
-        self.assertEqual(set(os.listdir(self.folder)) - others, set(names))
+        databases = {"kv.db"} if storages.IS_POSTGRESQL else set()  # which is no file there
+        self.assertEqual(set(os.listdir(self.folder)) - others, set(names) - databases)
 
 
 class Load:
@@ -136,11 +143,11 @@ class BackUpAndRestore(BackupCase):
         ns = self.namespace()
         self.put(ns, "k", "v")
         self.kvd.stop()
-        environment = {"KV_MASTER_KEY": self.key, "KVD_STORAGE": "sqlite:" + self.path("kv.db")}
+        environment = {"KV_MASTER_KEY": self.key, "KVD_STORAGE": self.storage("kv.db")}
         with open(self.path("b.kvb"), "wb") as out:
             done = subprocess.run([KVD, "backup", "--to", "-"], env=clean_environment(environment), stdout=out, stderr=subprocess.PIPE, check=True)
             self.assertIn(b"taken at:", done.stderr)
-        environment["KVD_STORAGE"] = "sqlite:" + self.path("copy.db")
+        environment["KVD_STORAGE"] = self.storage("copy.db")
         with open(self.path("b.kvb"), "rb") as backup:
             subprocess.run([KVD, "restore", "--from", "-"], env=clean_environment(environment), stdin=backup, stdout=subprocess.DEVNULL, check=True)
         self.serve("copy.db")
@@ -167,7 +174,7 @@ class Refusals(BackupCase):
             file.write(data)
 
     def test_what_exists_is_not_replaced(self):
-        self.restore(storage="kv.db", code=EXIT_CONFIG, says="exists")
+        self.restore(storage="kv.db", code=EXIT_CONFIG, says="There is a store in this storage" if storages.IS_POSTGRESQL else "exists")
         self.backup(code=EXIT_CONFIG, says="exists")
         self.write("copy.db-wal", b"of another database")
         self.restore(code=EXIT_CONFIG, says="copy.db-wal exists")
@@ -178,19 +185,16 @@ class Refusals(BackupCase):
     def test_a_wrong_key_is_named(self):
         other = make_key()
         for said in (self.restore(key=other, code=EXIT_CONFIG), self.backup("c.kvb", key=other, code=EXIT_CONFIG),
-                     self.tool("new-epoch", "--storage", "sqlite:" + self.path("kv.db"), key=other, code=EXIT_CONFIG)):
+                     self.tool("new-epoch", "--storage", self.storage("kv.db"), key=other, code=EXIT_CONFIG)):
             self.assertRegex(said, r"the master key [0-9a-f]{16} does not open this store, whose keys are wrapped by [0-9a-f]{16}")
         self.assert_only(*self.there)
 
     def test_a_newer_format_and_a_newer_schema_are_left_alone(self):
         self.write("newer.kvb", self.bytes.replace(b"kv-backup 1\n", b"kv-backup 2\n", 1))
         self.restore("newer.kvb", code=EXIT_CONFIG, says="newer version")
-        with sqlite3.connect(self.path("kv.db")) as database:
-            version = database.execute("pragma user_version").fetchone()[0]
-            database.execute(f"pragma user_version = {version + 1}")
-        database.close()
+        storages.make_newer(self.storage("kv.db"))
         self.assertIn("newer", self.backup("c.kvb", code=EXIT_CONFIG))
-        self.assertIn("newer", self.tool("new-epoch", "--storage", "sqlite:" + self.path("kv.db"), code=EXIT_CONFIG))
+        self.assertIn("newer", self.tool("new-epoch", "--storage", self.storage("kv.db"), code=EXIT_CONFIG))
         self.assert_only(*self.there, "newer.kvb")
 
     def test_a_damaged_backup_leaves_no_target(self):
@@ -215,20 +219,20 @@ class Refusals(BackupCase):
         self.kvd.stop()
 
     def test_other_mistakes(self):
-        self.tool("backup", "--storage", "sqlite:" + self.path("none.db"), "--to", self.path("c.kvb"), code=EXIT_CONFIG, says="no database")
-        self.tool("new-epoch", "--storage", "sqlite:" + self.path("none.db"), code=EXIT_CONFIG, says="no database")
+        self.tool("backup", "--storage", self.storage("none.db"), "--to", self.path("c.kvb"), code=EXIT_CONFIG, says="no database")
+        self.tool("new-epoch", "--storage", self.storage("none.db"), code=EXIT_CONFIG, says="no database")
         self.tool("restore", "--storage", "memory:", "--from", self.path("b.kvb"), code=EXIT_CONFIG, says="sqlite:PATH")
         self.restore("none.kvb", code=EXIT_CONFIG, says="No such file")
         self.backup("no/folder/b.kvb", code=EXIT_CONFIG, says="No such file")
-        self.tool("backup", "--storage", "sqlite:" + self.path("kv.db"), code=EXIT_USAGE, says="--to")
+        self.tool("backup", "--storage", self.storage("kv.db"), code=EXIT_USAGE, says="--to")
         self.tool("restore", code=EXIT_USAGE, says="--from")
         self.assert_only(*self.there)
 
     def test_a_new_epoch_needs_a_storage_that_nobody_serves(self):
         self.serve()
-        self.tool("new-epoch", "--storage", "sqlite:" + self.path("kv.db"), code=EXIT_CONFIG, says="in use by process")
+        self.tool("new-epoch", "--storage", self.storage("kv.db"), code=EXIT_CONFIG, says="the database is in use" if storages.IS_POSTGRESQL else "in use by process")
         self.kvd.stop()
-        said = self.tool("new-epoch", "--storage", "sqlite:" + self.path("kv.db"))
+        said = self.tool("new-epoch", "--storage", self.storage("kv.db"))
         self.assertRegex(said["new epoch"].strip(), "^[0-9a-f]{16}$")
         self.serve()
         self.assertEqual(self.value(self.ns, "k1"), "v" * 1000)
@@ -238,6 +242,9 @@ class Refusals(BackupCase):
 
 class LostFuture(BackupCase):
     """A store is backed up, goes on, and is set back: nothing of what it gave out meanwhile may mean anything any more."""
+
+    def storage(self, name):
+        return storages.place(self.folder, name)
 
     def state(self):
         """What a client may have noted of a key, a namespace and lists."""
@@ -322,15 +329,16 @@ class LostFuture(BackupCase):
     def test_after_the_file_itself_was_set_back(self):
         self.begin()
         self.kvd.stop()
-        shutil.copy(self.path("kv.db"), self.path("old.db"))
+        storages.copy(self.storage("kv.db"), self.storage("old.db"))
         self.serve()
         noted = self.go_on()
         self.kvd.stop()
-        os.replace(self.path("old.db"), self.path("kv.db"))
-        self.tool("new-epoch", "--storage", "sqlite:" + self.path("kv.db"))
+        storages.copy(self.storage("old.db"), self.storage("kv.db"))
+        self.tool("new-epoch", "--storage", self.storage("kv.db"))
         self.serve()
         self.check_epoch(noted)
         self.kvd.stop()
+
 
 if __name__ == "__main__":
     main()

@@ -87,7 +87,7 @@ class CommandLine(Folder):
         self.fails(CONFIG, "missing.toml", "serve", "--config", "missing.toml")
         self.fails(CONFIG, "--insecure-http", "serve", "--listen", "0.0.0.0:0")
         self.fails(CONFIG, "--insecure-http", "serve", "--admin-listen", "0.0.0.0:0")
-        self.fails(CONFIG, "ftp:", "serve", "--listen", "127.0.0.1:0", "--admin-listen", "off", "--storage", "ftp:x")
+        self.fails(CONFIG, "the storage: A storage is", "serve", "--listen", "127.0.0.1:0", "--admin-listen", "off", "--storage", "ftp:x")
 
     def test_without_a_key_or_anybody_to_log_in_it_says_what_to_do(self):
         self.fails(CONFIG, "kvd keygen", "serve", environment={"KVD_ROOT_TOKEN": ROOT})

@@ -1,12 +1,13 @@
 """The wall clock is wrong by ten years, while kvd serves and when it starts: nothing expired is shown, nothing is destroyed, and /readyz says so."""
 
+import contextlib
 import glob
 import os
 import shutil
-import sqlite3
 import tempfile
 import unittest
 
+import storages
 from harness import Kvd, main, until
 
 LIBRARIES = glob.glob("/usr/lib/*/faketime/libfaketimeMT.so.1")
@@ -55,8 +56,8 @@ class Clock(unittest.TestCase):
         self.assertIn("clock", answer.json()["detail"])
 
     def stored(self, ns):
-        """Keys whose value is still there, from the file itself."""
-        with sqlite3.connect(f"file:{self.folder}/kv.db?mode=ro", uri=True) as database:
+        """Keys whose value is still there, from the storage itself."""
+        with contextlib.closing(storages.connect(self.kvd.storage, reads_only=True)) as database:
             rows = database.execute("select key_path from entries where is_tombstone = 0 and length(value) > 0")
             return {key for key, in rows}
 

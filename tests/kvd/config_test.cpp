@@ -9,6 +9,7 @@
 #include "kv/version.h"
 #include "kvd/http_client.h"
 #include "kvd/server.h"
+#include "kvd/tool.h"
 
 namespace {
 
@@ -260,4 +261,32 @@ TEST_CASE("secrets are taken out of the environment, and their bytes overwritten
     CHECK(environment.at("KVD_THREADS") == "2");
     CHECK(environment.count("KVD_ROOT_TOKEN") == 0);
     unsetenv("KVD_THREADS");
+}
+
+// Broken on purpose: cut at the last '@' instead, and the password before it was shown.
+TEST_CASE("a storage is named without what may be secret") {
+    using kvd::shown_storage;
+    CHECK(shown_storage("sqlite:/var/lib/kv.db") == "sqlite:/var/lib/kv.db");
+    CHECK(shown_storage("postgresql://host/db") == "postgresql://host/db");
+    CHECK(shown_storage("postgres://host:5432,other:5433/db?sslmode=require") == "postgres://host:5432,other:5433/db");
+    CHECK(shown_storage("postgresql://user@[::1]:5432/db") == "postgresql://[::1]:5432/db");
+    CHECK(shown_storage("postgresql:///db?host=/run&password=s3cret@s3cret") == "postgresql:///db");
+    for (const char* uri : {"postgresql://user:s3cret@host/db", "postgresql://user:s3cret?s3cret@host/db", "postgresql://user:s3cret@s3cret@host/db",
+                            "postgresql://user:s3cret/s3cret@host/db", "postgresql://user:s3cret", "postgresql://host/db?password=s3cret",
+                            "postgresql://user:s3cret@host/db?password=s3/cret&x=@s3cret", "postgresql:s3cret", "s3cret"}) {
+        CHECK(shown_storage(uri).find("s3") == std::string::npos);
+    }
+}
+
+TEST_CASE("PGPASSWORD is taken out of the environment, and goes to a PostgreSQL that has no password of its own") {
+    setenv("PGPASSWORD", "p\xc3\xa4 s&", 1);
+    const char* bytes = getenv("PGPASSWORD");
+    const kvd::SecretVariables secrets = kvd::SecretVariables::take();
+    CHECK(getenv("PGPASSWORD") == nullptr);
+    CHECK(std::string(bytes).empty());
+    const auto with = [&](const char* uri) { return kvd::with_password(uri, secrets.postgres_password); };
+    CHECK(with("postgresql://user@host/db") == "postgresql://user@host/db?password=%70%C3%A4%20%73%26");
+    CHECK(with("postgres://host/db?sslmode=require") == "postgres://host/db?sslmode=require&password=%70%C3%A4%20%73%26");
+    for (const char* uri : {"postgresql://user:own@host/db", "postgresql://host/db?password=own", "sqlite:kv.db", "memory:"}) CHECK(with(uri) == uri);
+    CHECK(kvd::with_password("postgresql://host/db", std::nullopt) == "postgresql://host/db");
 }

@@ -32,7 +32,8 @@ class Lists:
         keys = self.keys(self.tree)
         self.assertEqual(keys, sorted(self.TREE, key=lambda k: k.encode()))
         body = self.list(self.tree)
-        self.assertEqual(set(body), {"items", "nextCursor"})
+        self.assertEqual(set(body), {"items", "nextCursor", "revision"})
+        self.assertEqual(body["revision"], len(self.TREE))
         for item in body["items"]:
             self.check_entry(item, with_value=False)
 
@@ -56,7 +57,7 @@ class Lists:
         for prefix, items, prefixes in (("", ["a", "a-b", "a0", "\u00e9"], ["a/", "b/", "\U0001f511/"]), ("a/", ["a/b", "a/c"], ["a/b/"]), ("a/b/", ["a/b/c", "a/b/d"], []),
                                         ("a", ["a", "a-b", "a0"], ["a/"]), ("b/", ["b/x"], ["b/y/"]), ("none", [], [])):
             body = self.list(self.tree, prefix=prefix, delimiter="/")
-            self.assertEqual(set(body), {"items", "prefixes", "nextCursor"})
+            self.assertEqual(set(body), {"items", "prefixes", "nextCursor", "revision"})
             self.assertEqual(([i["keyPath"] for i in body["items"]], body["prefixes"]), (items, prefixes), prefix)
         for delimiter in ("", "//", "-", "."):
             self.call("GET", self.path(delimiter=delimiter), code="invalid-request", field="delimiter")

@@ -57,7 +57,7 @@ TEST_CASE("a plain request is read, and what follows it is not") {
 TEST_CASE("the parts of a request are views of the block") {
     const std::string block =
         "PUT /a/b%20c?x=1&y=/?z HTTP/1.1\r\nhOsT: example:80\r\nContent-Length: 12\r\nAUTHORIZATION:  Bearer t \r\n"
-        "Content-Type: application/json\r\nIf-Match: \"e-1\"\r\nIf-None-Match: *\r\nAccept: a/b\r\nX-Request-Id: "
+        "Content-Type: application/json\r\nIf-Match: \"e-1\"\r\nIf-None-Match: *\r\nLast-Event-ID: 7\r\nAccept: a/b\r\nX-Request-Id: "
         "r-1\r\n"
         "Expect: 100-continue\r\nAccept: c/d;q=0.5\r\nX-Other: \xff\r\n\r\n";
     const auto head = parse_head(block);
@@ -70,6 +70,7 @@ TEST_CASE("the parts of a request are views of the block") {
     CHECK(head->content_type == "application/json");
     CHECK(head->if_match == "\"e-1\"");
     CHECK(head->if_none_match == "*");
+    CHECK(head->last_event_id == "7");
     CHECK(head->accept == "a/b, c/d;q=0.5");
     CHECK(head->request_id == "r-1");
     CHECK(head->expect == "100-continue");
@@ -138,7 +139,7 @@ TEST_CASE("what would let one request hide in another is refused") {
     }
     SUBCASE("repeated fields") {
         for (const char* name :
-             {"Host: a", "Content-Length: 0", "Authorization: Bearer a", "If-Match: *", "If-None-Match: *",
+             {"Host: a", "Content-Length: 0", "Authorization: Bearer a", "If-Match: *", "If-None-Match: *", "Last-Event-ID: 1",
               "X-Request-Id: a", "Content-Type: text/plain", "Expect: 100-continue"}) {
             const std::string line = std::string(name) + "\r\n";
             refused(get((line.rfind("Host", 0) == 0 ? "" : host) + line + line));

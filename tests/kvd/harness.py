@@ -22,6 +22,8 @@ import tempfile
 import time
 import unittest
 
+import storages
+
 KVD = os.environ.get("KVD", "kvd")
 BASE = "/api/v1/kv"
 SANITIZERS = [name for name in ("ASAN_OPTIONS", "LSAN_OPTIONS", "TSAN_OPTIONS", "UBSAN_OPTIONS") if name in os.environ]
@@ -73,8 +75,8 @@ def make_key():
 
 
 def clean_environment(extra=None):
-    """The environment without any setting of kvd's, and `extra`."""
-    environment = {k: v for k, v in os.environ.items() if not k.startswith(("KVD_", "KV_"))}
+    """The environment without any setting of kvd's or of libpq's, and `extra`."""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("KVD_", "KV_", "PG"))}
     environment.update(extra or {})
     return environment
 
@@ -83,6 +85,14 @@ def run(*arguments, environment=None, folder=None, patience=PATIENCE):
     """Runs kvd to its end: a CompletedProcess with text."""
     return subprocess.run([KVD, *arguments], env=clean_environment(environment), cwd=folder, capture_output=True,
                           text=True, timeout=patience, stdin=subprocess.DEVNULL)
+
+
+def first_event(response):
+    """What has no end is read up to its first empty line."""
+    lines = []
+    while not lines or lines[-1] not in (b"\n", b""):
+        lines.append(response.readline())
+    return b"".join(lines)
 
 
 class Answer:
@@ -175,8 +185,8 @@ class Connection:
 class Kvd:
     """A running kvd. `stop()` sends SIGTERM and checks that it ends well; leaving a `with` block does it too.
 
-    Without `storage` it keeps everything in memory; "sqlite" makes a file in its folder. `wrapper` is
-    a command that runs it.
+    Without `storage` it keeps everything in memory; "sqlite" makes a file in its folder, or what stands for one:
+    storages.py. `wrapper` is a command that runs it.
     """
 
     def __init__(self, *flags, storage="memory:", environment=None, tokens=None, key=None, token=None, folder=None, admin=True,
@@ -186,7 +196,8 @@ class Kvd:
         self.key = make_key() if key is None else key
         self.token = token or secrets.token_urlsafe(32)
         if storage == "sqlite":
-            storage = "sqlite:" + self.path("kv.db")
+            storage = storages.place(self.folder)
+        self.storage = storage
         arguments = [*wrapper, KVD, "serve", "--listen", "127.0.0.1:0", *flags]
         if "--log-format" not in flags:
             arguments += ["--log-format", "json"]
@@ -274,7 +285,8 @@ class Kvd:
         try:
             connection.request(method, path, body=body, headers=sent)
             response = connection.getresponse()
-            return Answer(response.status, {k.lower(): v for k, v in response.getheaders()}, response.read())
+            headers = {k.lower(): v for k, v in response.getheaders()}
+            return Answer(response.status, headers, first_event(response) if headers.get("content-type") == "text/event-stream" else response.read())
         finally:
             connection.close()
 

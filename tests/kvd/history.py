@@ -14,8 +14,8 @@ import signal
 import unittest
 
 from harness import Kvd, main, until
-from history_check import check, read_sqlite, report
-from history_load import KEYS, SHORT, TOKENS, Client, Load, Recorder, Servers
+from history_check import check, read_storage, report
+from history_load import KEYS, SHORT, TOKENS, Client, Load, Recorder, Servers, WithClerk
 
 SEED = os.environ.get("HISTORY_SEED") or secrets.token_hex(4)
 STEPS = int(os.environ.get("HISTORY_STEPS", "110"))
@@ -23,16 +23,14 @@ CLIENTS = 32
 FLAGS = ("--denial-window", "1s", "--maintenance-interval", "300ms")
 
 
-class History(unittest.TestCase):
+class History(WithClerk, unittest.TestCase):
     def setUp(self):
         print(f"HISTORY_SEED={SEED}", flush=True)
         self.servers, self.ops, self.kvd = Servers(), [], None
         self.start()
         self.addCleanup(lambda: self.kvd.kill())
         self.clerk = Recorder(self.servers, "clerk", random.Random(SEED), self.ops)
-        self.namespaces = []
-        self.make_namespace("plain")
-        self.make_namespace("secret", isSecretNamespace=True)
+        self.namespaces = [self.make_namespace("plain"), self.make_namespace("secret", isSecretNamespace=True)]
 
     def start(self):
         """A kvd, or another one on what the one before left."""
@@ -42,16 +40,6 @@ class History(unittest.TestCase):
         self.kvd = Kvd(*FLAGS, storage="sqlite", tokens=TOKENS, **again)
         self.kvd.owns_folder = True
         self.servers.set(0, self.kvd.port)
-
-    def ask(self, kind, ns, key, method, path, body=None, asked=None):
-        op = self.clerk.send("writer", kind, ns, key, asked or {}, method, path, body)
-        self.assertTrue(op.is_known, op)
-        return op
-
-    def make_namespace(self, name, **members):
-        op = self.ask("ns_create", "", "", "POST", "/namespaces", {"name": name, "applicationId": "app", "historyLimit": None, **members})
-        op.ns = op.answer["id"]
-        self.namespaces.append(op.ns)
 
     # ---- the end ----
 
@@ -74,7 +62,7 @@ class History(unittest.TestCase):
         self.kvd.owns_folder = False
         self.kvd.stop()
         self.kvd.owns_folder = True
-        final = read_sqlite(self.kvd.path("kv.db"))
+        final = read_storage(self.kvd.storage)
         violations = check(self.ops, final, losses)
         if violations:
             self.fail(report(violations, self.ops, final, SEED))

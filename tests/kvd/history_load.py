@@ -5,6 +5,7 @@ machines. A client whose connection dies does not know what became of its reques
 server again (it may have another port now), and goes on.
 """
 
+import itertools
 import json
 import multiprocessing
 import random
@@ -40,6 +41,7 @@ class Servers:
     def __init__(self, count=1):
         self.ports = multiprocessing.Array("i", count)
         self.asked = multiprocessing.Value("i", 0)  # operations begun, by all clients
+        self.is_over = multiprocessing.Value("b", 0)  # for clients that go on until they are told
 
     def set(self, number, port):
         self.ports[number] = port
@@ -100,6 +102,20 @@ class Recorder:
             op.answer["etag"] = answer.headers["etag"]
         assert answer.headers["x-request-id"] == op.id, answer
         return op
+
+
+class WithClerk:
+    """A test whose `clerk`, a Recorder, asks what must be answered."""
+
+    def ask(self, kind, ns, key, method, path, body=None, asked=None):
+        op = self.clerk.send("writer", kind, ns, key, asked or {}, method, path, body)
+        self.assertTrue(op.is_known, op)
+        return op
+
+    def make_namespace(self, name, **members):
+        op = self.ask("ns_create", "", "", "POST", "/namespaces", {"name": name, "applicationId": "app", "historyLimit": None, **members})
+        op.ns = op.answer["id"]
+        return op.ns
 
 
 class Client:
@@ -265,10 +281,14 @@ def run_client(servers, namespaces, seed, number, steps, record):
     chance = random.Random(f"{seed}/{number}")
     recorder = Recorder(servers, f"c{number}", chance, record)
     client = Client(recorder, namespaces, chance)
-    for _ in range(steps):
+    for _ in itertools.count() if steps is None else range(steps):
+        if servers.is_over.value:
+            break
         with servers.asked.get_lock():
             servers.asked.value += 1
-        client.step()
+        op = client.step()
+        if op.status == 503:  # as the answer asks, but sooner: what comes in between is what is to be tested
+            time.sleep(chance.uniform(0, 0.05))
     recorder.close()
 
 
@@ -291,7 +311,8 @@ def run_process(servers, namespaces, seed, numbers, steps, pipe):
 
 
 class Load:
-    """So many clients that take so many steps each, begun at once. `wait()` gives all that they recorded."""
+    """So many clients that take so many steps each, or go on until the servers are said to be over. `wait()` gives all that
+    they recorded."""
 
     def __init__(self, servers, namespaces, seed, clients=32, steps=100, processes=4):
         context = multiprocessing.get_context("fork")

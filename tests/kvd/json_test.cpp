@@ -318,9 +318,10 @@ TEST_CASE("lists name their items and the next page") {
     kv::EntryList list;
     list.next_cursor = "c";
     list.prefixes = {"a/", "b/"};
-    CHECK(kvd::write_json(list, true) == R"({"items":[],"prefixes":["a/","b/"],"nextCursor":"c"})");
-    CHECK(kvd::write_json(kv::EntryList{}, true) == R"({"items":[],"prefixes":[],"nextCursor":null})");
-    CHECK(kvd::write_json(kv::EntryList{}, false) == R"({"items":[],"nextCursor":null})");
+    list.revision = 17;
+    CHECK(kvd::write_json(list, true) == R"({"items":[],"prefixes":["a/","b/"],"nextCursor":"c","revision":17})");
+    CHECK(kvd::write_json(kv::EntryList{}, true) == R"({"items":[],"prefixes":[],"nextCursor":null,"revision":0})");
+    CHECK(kvd::write_json(kv::EntryList{}, false) == R"({"items":[],"nextCursor":null,"revision":0})");
     CHECK(kvd::write_json(kv::AuditList{}) == R"({"items":[],"nextCursor":null})");
 }
 

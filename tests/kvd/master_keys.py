@@ -5,6 +5,7 @@ import shutil
 import tempfile
 import unittest
 
+import storages
 from harness import Kvd, main, make_key, run, until
 
 BAD, USAGE, CONFIG = 1, 64, 78
@@ -19,7 +20,7 @@ class MasterKeys(unittest.TestCase):
     def setUp(self):
         self.folder = tempfile.mkdtemp(prefix="kvd-test-")
         self.addCleanup(shutil.rmtree, self.folder)
-        self.storage = "sqlite:" + os.path.join(self.folder, "kv.db")
+        self.storage = storages.place(self.folder)
 
     def kvd(self, key, previous=None, **environment):
         if previous is not None:
@@ -66,7 +67,7 @@ class MasterKeys(unittest.TestCase):
             self.assertNotIn(OLD, kvd.read("stderr"))
 
     def test_a_drill_says_whether_a_copy_of_the_key_opens_the_store(self):
-        self.check_key(CONFIG, OLD, "no database")
+        self.check_key(CONFIG, OLD, "no schema" if storages.IS_POSTGRESQL else "no database")
         self.assertEqual(os.listdir(self.folder), [])
         with self.kvd(OLD) as kvd:
             self.make_secret(kvd, "one")

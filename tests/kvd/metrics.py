@@ -13,7 +13,7 @@ ROOT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..")
 NAME = r"[a-zA-Z_:][a-zA-Z0-9_:]*"
 SAMPLE = re.compile(rf"({NAME})(?:\{{(.*)\}})? (\S+)")
 LABEL = re.compile(r'([a-zA-Z_][a-zA-Z0-9_]*)="((?:[^"\\\n]|\\["\\n])*)"')
-LABELS_KNOWN = {"operation", "status", "le", "code", "version", "key_id", "crypto"}
+LABELS_KNOWN = {"operation", "status", "le", "code", "version", "key_id", "crypto", "sink"}
 
 
 class Family:
@@ -94,7 +94,7 @@ def check_histogram(family):
 
 
 class Metrics(ApiTestCase):
-    flags = ("--audit-copy", "file:copy.jsonl")
+    flags = ("--audit-copy", "file:copy.jsonl", "--amqp", "amqp://127.0.0.1:1")  # where nobody listens
     tokens = [element("reader", grant("kv-entry:read", application="nobodys-application"), user="nobody-in-a-label")]
 
     @classmethod
@@ -159,6 +159,14 @@ class Metrics(ApiTestCase):
         self.assertEqual(self.value("kvd_audit_copy_dropped_total"), 0)
         until(lambda: self.value("kvd_audit_copy_rows_total") == self.value("kv_audit_rows_total"), "every row is copied")
         self.assertEqual(self.value("kvd_build_info"), 1)
+
+    def test_events_that_wait_are_counted(self):
+        until(lambda: self.value("kvd_outbox_pending", sink="amqp") >= 5, "those of the five keys")
+        until(lambda: self.value("kvd_sink_failures_total", sink="amqp") >= 1, "one that did not arrive")
+        self.assertGreater(self.value("kvd_outbox_oldest_pending_seconds", sink="amqp"), 0)
+        self.assertEqual(self.value("kvd_sink_delivered_total", sink="amqp"), 0)
+        for name in ("kvd_amqp_connected", "kvd_amqp_blocked", "kvd_amqp_published_total", "kvd_amqp_confirmed_total", "kvd_watches", "kvd_events_removed_total"):
+            self.assertEqual(self.value(name), 0, name)
 
     def test_a_tokens_file_that_does_not_read_is_counted(self):
         before = self.value("kvd_token_reload_failures_total")

@@ -349,6 +349,7 @@ TEST_CASE("the conditional headers an operation reads are documented, and 304 wh
         if (reads_header(route, &kvd::HttpRequest::if_match, "If-Match")) read.insert("If-Match");
         bool takes_none_match = reads_header(route, &kvd::HttpRequest::if_none_match, "If-None-Match");
         if (takes_none_match) read.insert("If-None-Match");
+        if (reads_header(route, &kvd::HttpRequest::last_event_id, "Last-Event-ID")) read.insert("Last-Event-ID");
         CHECK(parameters(*operation_of(route), "header") == read);
         bool has_304 = at(*operation_of(route), "responses").find("304") != nullptr;
         CHECK(has_304 == (takes_none_match && route.action == kv::AuditAction::read));
@@ -445,6 +446,8 @@ TEST_CASE("every answer fits its schema") {
     audit.items.emplace_back();
     audit.next_cursor = "c";
     CHECK(violation("AuditList", kvd::write_json(audit)) == "");
+    kv::Event event;
+    CHECK(violation("Event", kvd::write_json(event)) == "");
     kv::BulkGetReply got;
     got.entries.push_back(entry_with_error());
     got.missing = {"b"};
@@ -497,6 +500,7 @@ TEST_CASE("every member in an answer's schema is answered") {
     kv::AuditList audit;
     audit.items.emplace_back();
     CHECK(properties("AuditRecord") == members_of(kvd::write_json(audit), "items"));
+    CHECK(properties("Event") == members_of(kvd::write_json(kv::Event{})));
     CHECK(properties("AuditList") == members_of(kvd::write_json(audit)));
     CHECK(properties("VersionList") == members_of(kvd::write_json(versions)));
     CHECK(properties("NamespaceList") == members_of(kvd::write_json(kv::NamespaceList{})));

@@ -7,13 +7,13 @@ import json
 import os
 import random
 import shutil
-import sqlite3
 import subprocess
 import tempfile
 import threading
 import time
 import unittest
 
+import storages
 from api import element, grant
 from harness import BASE, IS_THIN, KVD, Kvd, clean_environment, main, make_key, run, until
 
@@ -145,7 +145,7 @@ class Operator:
 
     @property
     def storage(self):
-        return "sqlite:" + os.path.join(self.folder, "kv.db")
+        return storages.place(self.folder)
 
     def environment(self):
         keys = {"KV_MASTER_KEY": self.current}
@@ -214,8 +214,8 @@ class Rotation(unittest.TestCase):
 
     def keys(self):
         """(namespace, generation, wrap ids) of every stored key, the store's own first."""
-        with contextlib.closing(sqlite3.connect(f"file:{self.folder}/kv.db?mode=ro", uri=True)) as database:
-            return database.execute("select purpose, hex(namespace_id), generation, wrap_key_id, second_wrap_key_id from data_keys"
+        with contextlib.closing(storages.connect(self.operator.storage, reads_only=True)) as database:
+            return database.execute("select purpose, namespace_id, generation, wrap_key_id, second_wrap_key_id from data_keys"
                                     " order by purpose, namespace_id, generation").fetchall()
 
     def test_no_value_is_ever_lost_or_closed_while_keys_change_and_kvd_is_killed(self):
@@ -309,7 +309,7 @@ class Rotation(unittest.TestCase):
         wraps = {(row[3], row[4]) for row in self.keys()}
         current = run("key-id", environment={"KV_MASTER_KEY": self.operator.current}).stdout.strip()
         self.assertEqual(wraps, {(current, "")})
-        with contextlib.closing(sqlite3.connect(f"file:{self.folder}/kv.db?mode=ro", uri=True)) as database:
+        with contextlib.closing(storages.connect(self.operator.storage, reads_only=True)) as database:
             stale = database.execute(
                 "select count(*) from (select namespace_id, key_generation from entries where is_tombstone = 0 union all"
                 " select namespace_id, key_generation from versions where is_tombstone = 0) as v"

@@ -340,6 +340,42 @@ TEST_CASE("a malformed condition is refused") {
     CHECK(refused(std::move(write)) == "400 invalid-request If-None-Match");
 }
 
+TEST_CASE("a list waits behind a revision, for a while") {
+    auto list = asked<kv::ListEntries>(request_of("GET", base + "/app~ns/entries?waitRevision=17&timeoutSeconds=5"));
+    CHECK(list.wait_revision == 17u);
+    CHECK(list.wait_seconds == 5);
+    CHECK(asked<kv::ListEntries>(request_of("GET", base + "/app~ns/entries?waitRevision=0")).wait_seconds == 60);
+    CHECK_FALSE(asked<kv::ListEntries>(request_of("GET", base + "/app~ns/entries")).wait_revision);
+    CHECK(refused(request_of("GET", base + "/app~ns/entries?timeoutSeconds=5")) == "400 invalid-request timeoutSeconds");
+}
+
+TEST_CASE("what was waited for does not count as slow") {
+    for (const auto& [query, is_awaited] : {std::pair("", false), std::pair("?waitRevision=3", true)}) {
+        FakeClient client;
+        client.answer = kv::Reply(kv::EntryList{});
+        CHECK(respond(client, request_of("GET", base + "/app~ns/entries" + query)).was_awaited == is_awaited);
+    }
+}
+
+TEST_CASE("a watch begins behind the event its client heard last, or behind a revision, or now") {
+    auto watch = asked<kv::WatchEntries>(request_of("GET", base + "/app~ns/watch?prefix=config/&fromRevision=3"));
+    CHECK(watch.prefix == "config/");
+    CHECK(watch.from_revision == 3u);
+    kvd::HttpRequest again = request_of("GET", base + "/app~ns/watch?fromRevision=3");
+    again.last_event_id = "18446744073709551615";
+    CHECK(asked<kv::WatchEntries>(std::move(again)).from_revision == UINT64_MAX);
+    CHECK_FALSE(asked<kv::WatchEntries>(request_of("GET", base + "/app~ns/watch")).from_revision);
+    for (const char* text : {"x", "-1", "1 ", "18446744073709551616", "0x1"}) {
+        CAPTURE(text);
+        kvd::HttpRequest wrong = request_of("GET", base + "/app~ns/watch");
+        wrong.last_event_id = text;
+        CHECK(refused(std::move(wrong)) == "400 invalid-request Last-Event-ID");
+    }
+    kvd::HttpRequest old = request_of("GET", base + "/app~ns/watch");
+    old.is_http_1_0 = true;
+    CHECK(refused(std::move(old)) == "400 invalid-request");
+}
+
 TEST_CASE("If-None-Match of a read compares weakly") {
     kvd::HttpRequest request = request_of("GET", entry_path + "a?version=2");
     request.if_none_match = "\"a\", W/\"b\"";
@@ -432,8 +468,8 @@ TEST_CASE("prefixes are answered where a delimiter was given") {
     FakeClient client;
     client.answer = kv::Reply(kv::EntryList{});
     CHECK(respond(client, request_of("GET", base + "/app~ns/entries?delimiter=/")).body ==
-          R"({"items":[],"prefixes":[],"nextCursor":null})");
-    CHECK(respond(client, request_of("GET", base + "/app~ns/entries")).body == R"({"items":[],"nextCursor":null})");
+          R"({"items":[],"prefixes":[],"nextCursor":null,"revision":0})");
+    CHECK(respond(client, request_of("GET", base + "/app~ns/entries")).body == R"({"items":[],"nextCursor":null,"revision":0})");
 }
 
 TEST_CASE("an export is text, or JSON if that was asked for") {

@@ -27,7 +27,7 @@ TEST_CASE("every row of the audit log follows from the one before it, and the he
     Fixture kv;
     const auto is_sound = [&] {
         CHECK(audit_fault(*kv.storage, *kv.keys) == "");
-        const AuditHead head = kv.store->audit_head();
+        const AuditHead head = kv.store->audit_heads().front();
         const auto stored = kv.storage->get_audit_heads(std::span(&head.stream, 1)).value().at(0);
         CHECK(stored.sequence == head.sequence);
         CHECK(stored.mac == head.mac);
@@ -79,7 +79,7 @@ TEST_CASE("a changed, removed or exchanged row of the audit log shows") {
 
 TEST_CASE("a stream opens when something is to be recorded and ends with its closing") {
     Fixture kv;
-    const StreamId first = kv.store->audit_head().stream;
+    const StreamId first = kv.store->audit_heads().front().stream;
     REQUIRE(kv.put("k", "v"));
     kv.close();
     auto rows = all_rows(kv);
@@ -93,7 +93,7 @@ TEST_CASE("a stream opens when something is to be recorded and ends with its clo
     CHECK(all_rows(kv).size() == rows.size());
     kv.open();
     kv.get("k");
-    CHECK(kv.store->audit_head().stream != first);
+    CHECK(kv.store->audit_heads().front().stream != first);
     kv.close();
     const auto after = all_rows(kv);
     CHECK(after.size() == rows.size() + 4);
@@ -111,7 +111,7 @@ TEST_CASE("a stream opens when something is to be recorded and ends with its clo
 TEST_CASE("a stream that nobody closed is named at the next opening, with its head") {
     Fixture kv;
     REQUIRE(kv.put("k", "v"));
-    const AuditHead left = kv.store->audit_head();
+    const AuditHead left = kv.store->audit_heads().front();
     kv.faults.fail_writes(Errc::unavailable, 1);  // closing fails
     kv.close();
     CHECK(kv.storage->get_audit_heads(std::span(&left.stream, 1)).value()[0].state == HeadState::open);

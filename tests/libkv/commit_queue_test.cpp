@@ -304,7 +304,7 @@ TEST_CASE("while the head cannot be asked, the callers hear that the outcome is 
 TEST_CASE("when the database was set back behind our back, recording goes on in a new stream") {
     Fixture kv;
     REQUIRE(kv.put("k", "one"));
-    const AuditHead head = kv.store->audit_head();
+    const AuditHead head = kv.store->audit_heads().front();
     Changeset set_back;
     AuditHead earlier = head;
     earlier.sequence -= 1;
@@ -312,7 +312,7 @@ TEST_CASE("when the database was set back behind our back, recording goes on in 
     kv.tamper(set_back);
     CHECK(kv.put("k", "two"));
     CHECK(kv.get("k") == "two");
-    CHECK(kv.store->audit_head().stream != head.stream);
+    CHECK(kv.store->audit_heads().front().stream != head.stream);
     CHECK(audit_fault(*kv.storage, *kv.keys) == "the head is elsewhere");
 }
 
@@ -385,6 +385,31 @@ TEST_CASE("a host may let plain reads go ahead of their record, but not secret o
         CHECK(kv.get("missing") == "!not-found");
         CHECK(kv.new_audit() == "audit READ k v1 ok\naudit READ missing not-found\n");
     }
+}
+
+// Broken on purpose: with rows that may wait counted as urgent there is a group for almost every read.
+TEST_CASE("records that nobody waits for are committed together, at once if somebody waits, and before the end") {
+    Options options;
+    options.read_audit = ReadAudit::deferred_for_plain;
+    Fixture kv(Kind::plain, options);
+    REQUIRE(kv.put("k", "one"));
+    kv.new_audit();
+    const std::uint64_t before = kv.store->stats().groups;
+    constexpr std::size_t reads = 200;
+    for (std::size_t i = 0; i < reads; ++i) CHECK(kv.get("k") == "one");
+    CHECK(eventually([&] { return kv.audit_rows().back().record.operation == "entry.get" && kv.store->stats().queued == 0; }));
+    CHECK(kv.store->stats().groups - before < reads / 4);
+    CHECK(kv.get("k") == "one");
+    REQUIRE(kv.put("k", "two"));  // in the same group, or one after it
+    const auto rows = kv.audit_rows();
+    CHECK(rows.back().record.operation == "entry.put");
+    CHECK(static_cast<std::size_t>(std::count_if(rows.begin(), rows.end(), [](const AuditRow& row) {
+              return row.record.operation == "entry.get";
+          })) == reads + 1);
+    CHECK(kv.get("k") == "two");
+    kv.store->stop();
+    CHECK(kv.audit_rows().back().record.operation == "entry.get");
+    CHECK(audit_fault(*kv.storage, *kv.keys) == "");
 }
 
 TEST_CASE("a rollback begins a group, a bulk of more than a hundred keys and a namespace are one by themselves") {
@@ -507,7 +532,7 @@ TEST_CASE("stop finishes what was accepted and refuses what comes after") {
     CHECK(kv.store->ready() == Errc::shutting_down);
     CHECK(kv.store->run_maintenance() == Errc::shutting_down);
     kv.store->stop();  // twice is once
-    CHECK(stored_head(kv, kv.store->audit_head().stream).state == HeadState::closed);
+    CHECK(stored_head(kv, kv.store->audit_heads().front().stream).state == HeadState::closed);
     CHECK(audit_fault(*kv.storage, *kv.keys) == "");
 }
 
@@ -542,7 +567,7 @@ TEST_CASE("stopping while callers go on submitting answers every one of them onc
         for (auto& thread : threads) thread.join();
         CHECK(answered == asked);
         CHECK(odd == 0);
-        CHECK(stored_head(kv, kv.store->audit_head().stream).state == HeadState::closed);
+        CHECK(stored_head(kv, kv.store->audit_heads().front().stream).state == HeadState::closed);
         CHECK(audit_fault(*kv.storage, *kv.keys) == "");
     }
 }
@@ -597,7 +622,7 @@ TEST_CASE("after fork every call of the child is refused, and the parent goes on
             failures += kv.store->ready() == Errc::invalid_state ? 0 : 8;
             failures += kv.store->run_maintenance() == Errc::invalid_state ? 0 : 16;
             static_cast<void>(kv.store->stats());
-            static_cast<void>(kv.store->audit_head());
+            failures += kv.store->audit_heads().empty() ? 0 : 32;
             kv.store->stop();
             kv.store.reset();
             _exit(failures);

@@ -153,7 +153,7 @@ TEST_CASE("a store tidies by itself when it is not told not to") {
     const NamespaceId ns = store->call(actor, create).value().ns.id;
     REQUIRE(store->in(ns, actor).put("k", "v", Ttl::after(10)));
     clock.pass(10s);
-    CHECK(eventually([&] { return rows.scan_events({ns, 1, 10}).value().size() == 1; }));
+    CHECK(eventually([&] { return rows.scan_events({{{ns, 1}}, 10}).value().size() == 1; }));
     CHECK(eventually([&] { return store->stats().expired_entries == 1; }));
 }
 

@@ -667,7 +667,7 @@ TEST_CASE("heads that were edited are found") {
     restart(kv);
     REQUIRE(kv.put("last", "one"));
     const StreamId unclosed = EditedStorage(*kv.storage).audit.front().record.stream;
-    const StreamId open = kv.store->audit_head().stream;
+    const StreamId open = kv.store->audit_heads().front().stream;
     const auto found = [&](const StreamId& stream, const std::function<void(AuditHead&)>& edit) {
         EditedStorage edited(*kv.storage);
         edit(edited.head_of(stream));
@@ -697,7 +697,7 @@ TEST_CASE("a tail cut together with its head is found by a later stream or by an
     do_everything(kv);
     restart(kv);
     for (int i = 0; i < 9; ++i) CHECK(kv.get("nobody/knows") == "!not-found");
-    const AuditHead noted = kv.store->audit_head();
+    const AuditHead noted = kv.store->audit_heads().front();
     for (int i = 0; i < 9; ++i) CHECK(kv.get("nobody/knows") == "!not-found");
     const auto cut = [&](std::size_t stream, std::size_t rows) {
         EditedStorage edited(*kv.storage);
@@ -734,7 +734,7 @@ TEST_CASE("a tail cut together with its head is found by a later stream or by an
 TEST_CASE("anchors of rows that retention took are held against its checkpoints") {
     Fixture kv;
     do_everything(kv);
-    const AuditHead head = kv.store->audit_head();
+    const AuditHead head = kv.store->audit_heads().front();
     VerifyOptions options;
     for (const AuditRow& row : EditedStorage(*kv.storage).audit) {
         options.anchors.push_back({head.stream, row.record.sequence, row.mac, HeadState::open});
@@ -803,7 +803,7 @@ TEST_CASE("a store is sound after new epochs and on a restored copy") {
         while (reader->next(backup).value()) {
         }
     }
-    const AuditHead noted = kv.store->audit_head();
+    const AuditHead noted = kv.store->audit_heads().front();
     kv.close();
     auto copy = make_memory_storage(kv.clock);
     const BackupSource source = [&]() -> Result<std::string> { return std::exchange(backup, {}); };

@@ -244,6 +244,37 @@ TEST_CASE_TEMPLATE("find answers every reference in order and shares the namespa
     CHECK(kv.storage->find({}, {}).value().empty());
 }
 
+// Broken on purpose, and noticed: an entry given to the last reference that names it only; the namespace given to the
+// references alone whose entry there is.
+TEST_CASE_TEMPLATE("find answers references that are all of one namespace", Backend, KV_BACKENDS) {
+    Fixture<Backend> kv;
+    Changeset changes;
+    changes.namespaces = {make_namespace(1), make_namespace(2, "staging")};
+    changes.entries = {make_entry(1, "a", "1"), make_entry(2, "b", "2"), make_entry(3, "a", "3", 2)};
+    kv.put(changes);
+    for (const NamespaceRef& ns : {NamespaceRef(ns_id(1)), NamespaceRef(NamespaceName{"default", "production"})}) {
+        const EntryRef refs[] = {{ns, "b"}, {ns, "none"}, {ns, "a"}, {ns, "b"}, {ns, ""}};
+        const auto check = [&](const std::vector<Found>& found) {
+            REQUIRE(found.size() == 5);
+            CHECK(found[0].entry->value == "2");
+            CHECK(!found[1].entry);
+            CHECK(found[2].entry->value == "1");
+            CHECK(found[3].entry->value == "2");
+            CHECK(!found[4].entry);
+            for (const Found& one : found) CHECK((one.ns && one.ns->id == ns_id(1)));
+        };
+        check(kv.storage->find(refs, {.value = true}).value());
+        kv.storage->write([&](StorageWriter& writer) -> Result<void> {
+            KV_TRY(const LockedAndFound both, writer.lock_and_find({&ns, 1}, refs, {.value = true}));
+            CHECK(both.namespaces.at(0)->id == ns_id(1));
+            check(both.entries);
+            return {};
+        }).value();
+    }
+    const EntryRef nowhere[] = {{ns_id(9), "a"}, {ns_id(9), "b"}};
+    for (const Found& one : kv.storage->find(nowhere, {}).value()) CHECK((!one.ns && !one.entry));
+}
+
 TEST_CASE_TEMPLATE("values are loaded only where they are wanted", Backend, KV_BACKENDS) {
     Fixture<Backend> kv;
     Changeset changes;
@@ -881,12 +912,26 @@ TEST_CASE_TEMPLATE("audit rows are filtered by every member", Backend, KV_BACKEN
     CHECK(kv.audit({.ns = ns_id(2)}) == "end");
 }
 
+template <class Backend>
+std::string all_pages(Fixture<Backend>& kv, AuditRange range) {
+    std::string all;
+    for (;;) {
+        const AuditPage page = kv.storage->scan_audit(range).value();
+        CHECK(page.rows.size() <= range.limit);
+        for (const AuditRow& row : page.rows) all += std::to_string(row.record.sequence) + " ";
+        if (!page.resume) return all;
+        range.after = page.resume;
+    }
+}
+
+// Broken on purpose, and noticed: a page of one namespace that passed rows by ends at its last row instead of its last look.
 TEST_CASE_TEMPLATE("audit rows are paged to the end in both orders, at every limit and walk", Backend, KV_BACKENDS) {
     Fixture<Backend> kv;
     Changeset changes;
     for (int i = 1; i <= 10; ++i) {
         changes.audit.push_back(make_audit(i));
         changes.audit.back().record.success = i % 3 == 0;
+        changes.audit.back().record.namespace_id = ns_id(i % 2);
     }
     kv.put(changes);
     CHECK(kv.audit({.limit = 3}) == "10 9 8 > 8");
@@ -907,16 +952,15 @@ TEST_CASE_TEMPLATE("audit rows are paged to the end in both orders, at every lim
     for (const bool newest_first : {true, false}) {
         for (std::size_t limit = 1; limit <= 11; ++limit) {
             for (std::size_t walk = 1; walk <= 11; ++walk) {
-                AuditRange range{.success = true, .newest_first = newest_first, .limit = limit, .walk = walk};
-                std::string all;
-                for (;;) {
-                    const AuditPage page = kv.storage->scan_audit(range).value();
-                    CHECK(page.rows.size() <= limit);
-                    for (const AuditRow& row : page.rows) all += std::to_string(row.record.sequence) + " ";
-                    if (!page.resume) break;
-                    range.after = page.resume;
-                }
-                CHECK(all == (newest_first ? "9 6 3 " : "3 6 9 "));
+                AuditRange range{.newest_first = newest_first, .limit = limit, .walk = walk};
+                range.success = true;
+                CHECK(all_pages(kv, range) == (newest_first ? "9 6 3 " : "3 6 9 "));
+                range.ns = ns_id(1);
+                CHECK(all_pages(kv, range) == (newest_first ? "9 3 " : "3 9 "));
+                range.success.reset();
+                CHECK(all_pages(kv, range) == (newest_first ? "9 7 5 3 1 " : "1 3 5 7 9 "));
+                range.ns = ns_id(2);
+                CHECK(all_pages(kv, range) == "");
             }
         }
     }
@@ -969,12 +1013,16 @@ TEST_CASE_TEMPLATE("events come back by revision, one per revision", Backend, KV
         for (const EventRow& row : taken(kv.storage->scan_events(range))) all.push_back(row.revision);
         return all;
     };
-    CHECK(revisions({.ns = ns_id(1)}) == std::vector<std::uint64_t>{1, 2, 10});
-    CHECK(revisions({.ns = ns_id(1), .after = 1}) == std::vector<std::uint64_t>{2, 10});
-    CHECK(revisions({.ns = ns_id(1), .after = 1, .limit = 1}) == std::vector<std::uint64_t>{2});
-    CHECK(revisions({.ns = ns_id(1), .after = UINT64_MAX}).empty());
-    CHECK(revisions({.ns = ns_id(3)}).empty());
-    CHECK(same(kv.storage->scan_events({.ns = ns_id(1), .after = 1}).value().at(0), full));
+    CHECK(revisions({.from = {{ns_id(1)}}}) == std::vector<std::uint64_t>{1, 2, 10});
+    CHECK(revisions({.from = {{ns_id(1), 1}}}) == std::vector<std::uint64_t>{2, 10});
+    CHECK(revisions({.from = {{ns_id(1), 1}}, .limit = 1}) == std::vector<std::uint64_t>{2});
+    CHECK(revisions({.from = {{ns_id(1), UINT64_MAX >> 1}}}).empty());
+    CHECK(revisions({.from = {{ns_id(3)}}}).empty());
+    CHECK(revisions({}).empty());
+    CHECK(revisions({.from = {{ns_id(2)}, {ns_id(1), 1}}}) == std::vector<std::uint64_t>{3, 2, 10});
+    CHECK(revisions({.from = {{ns_id(1)}, {ns_id(2)}}, .limit = 3}) == std::vector<std::uint64_t>{1, 2, 10});
+    CHECK(revisions({.from = {{ns_id(1)}, {ns_id(2)}}, .limit_each = 1}) == std::vector<std::uint64_t>{1, 3});
+    CHECK(same(kv.storage->scan_events({.from = {{ns_id(1), 1}}}).value().at(0), full));
     changes.events = {make_event(1, 2)};
     CHECK(kv.apply(changes) == Errc::internal);
 }
@@ -1077,6 +1125,11 @@ Changeset everything() {
     changes.meta = {{"name", "new"}};
     changes.audit = {make_audit(2)};
     changes.heads = {{{stream_id(1), 1, mac(1), HeadState::open}, {stream_id(1), 2, mac(2), HeadState::open}}};
+    changes.erase_events = {{ns_id(2), 5}};
+    changes.sinks = {{"told", at(1), "owner", at(2), 2}, {"new", at(1), "", {}, 0}};
+    changes.cursors = {{"told", ns_id(1), "default", 2}, {"new", ns_id(1), "default", 0}};
+    changes.erase_cursors = {{"told", ns_id(2)}};
+    changes.erase_sinks = {"dropped"};
     return changes;
 }
 
@@ -1088,13 +1141,16 @@ std::string dump(Fixture<Backend>& kv) {
     for (const int id : {1, 2, 3, 5}) text += kv.versions({.entry_id = entry_id(id), .values = true});
     text += "; " + kv.due({.kind = DueRange::Kind::expired, .before = at(100)});
     text += kv.due({.kind = DueRange::Kind::tombstones, .before = at(100)}) + "; " + kv.audit({}) + "; ";
-    for (const int ns : {1, 2}) text += std::to_string(kv.storage->scan_events({.ns = ns_id(ns)}).value().size());
+    for (const int ns : {1, 2}) text += std::to_string(kv.storage->scan_events({.from = {{ns_id(ns)}}}).value().size());
     for (const int ns : {1, 2}) {
         const KeyRef ref{KeyPurpose::data, ns_id(ns), {}};
         text += std::to_string(kv.storage->get_keys({&ref, 1}).value().size());
     }
     for (const MetaRow& row : taken(kv.storage->get_meta())) text += " " + row.value;
     for (const AuditHead& head : taken(kv.storage->unwitnessed_audit_heads(9))) text += " " + std::to_string(head.sequence);
+    text += ";";
+    for (const SinkRow& row : taken(kv.storage->scan_sinks())) text += " " + row.name + "=" + row.owner;
+    for (const SinkCursorRow& row : taken(kv.storage->scan_cursors({}))) text += " " + row.sink + "@" + std::to_string(row.revision);
     return text;
 }
 
@@ -1104,7 +1160,9 @@ std::string fill(Fixture<Backend>& kv) {
     changes.namespaces = {make_namespace(1), make_namespace(2, "staging")};
     changes.entries = {make_entry(1, "key", "one"), make_entry(2, "other", "x"), make_entry(3, "erased", "y", 2)};
     changes.versions = {make_version(2, 9)};
-    changes.events = {make_event(1, 1)};
+    changes.events = {make_event(1, 1), make_event(2, 5)};
+    changes.sinks = {{"told", at(1), "", {}, 0}, {"dropped", at(1), "", {}, 0}};
+    changes.cursors = {{"told", ns_id(1), "default", 1}, {"told", ns_id(2), "default", 4}, {"dropped", ns_id(2), "default", 3}};
     changes.keys = {make_key(KeyPurpose::data, 2)};
     changes.meta = {{"name", "old"}};
     changes.audit = {make_audit(1)};
@@ -1117,7 +1175,7 @@ TEST_CASE_TEMPLATE("a write that fails leaves no trace of any of its changes", B
     Fixture<Backend> kv;
     const std::string before = fill(kv);
     CHECK(before ==
-          "default~production default~staging ; key=one other=x erased=y ; 9=old ; ; 1 end; 1001 old 1");
+          "default~production default~staging ; key=one other=x erased=y ; 9=old ; ; 1 end; 1101 old 1; dropped= told= dropped@3 told@1 told@4");
 
     CHECK(kv.storage->write([](StorageWriter& writer) -> Result<void> {
         KV_CHECK(writer.apply(everything()));
@@ -1147,7 +1205,7 @@ TEST_CASE_TEMPLATE("a write that fails leaves no trace of any of its changes", B
     CHECK(kv.apply(everything()));
     CHECK(dump(kv) ==
           "default~fresh default~production(deleted) ; fresh=value key=two other=resealed ; 1=one 1=old ; key= ; 2 1 "
-          "end; 2010 new 2");
+          "end; 2010 new 2; new= told=owner new@0 told@2");
 }
 
 TEST_CASE_TEMPLATE("a write locks its namespaces in order and reads its own changes", Backend, KV_BACKENDS) {
@@ -1169,7 +1227,12 @@ TEST_CASE_TEMPLATE("a write locks its namespaces in order and reads its own chan
         CHECK(writer.scan_versions({.entry_id = entry_id(1)}).value().size() == 1);
         CHECK(writer.scan_namespaces({}).value().size() == 1);
         CHECK(writer.scan_audit({}).value().rows.size() == 2);
-        CHECK(writer.scan_events({.ns = ns_id(1)}).value().size() == 2);
+        CHECK(writer.scan_events({.from = {{ns_id(1)}}}).value().size() == 2);
+        CHECK(writer.scan_event_spans({}).value().at(0).newest == 2);
+        CHECK(writer.scan_sinks().value().size() == 2);
+        CHECK(writer.lock_sink("told").value()->owner == "owner");
+        CHECK(writer.scan_cursors({.sink = "told"}).value().size() == 1);
+        CHECK(writer.scan_backlog({.sink = "told"}).value().empty());
         CHECK(writer.scan_due({.kind = DueRange::Kind::expired, .before = at(5)}).value().size() == 1);
         CHECK(writer.scan_due_versions({.ns = ns_id(1), .generation = 9}).value().size() == 2);
         CHECK(writer.internal_keys().value().empty());
@@ -1229,7 +1292,7 @@ TEST_CASE_TEMPLATE("readers see whole writes, and all that were finished before"
     CHECK(stale == 0);
 }
 
-TEST_CASE_TEMPLATE("writes from many threads happen one after the other", Backend, KV_BACKENDS) {
+TEST_CASE_TEMPLATE("writes from many threads that lock one namespace happen one after the other", Backend, KV_BACKENDS) {
     Fixture<Backend> kv;
     kv.put_entries({make_entry(1, "count", "0")});
     Changeset changes;
@@ -1239,6 +1302,7 @@ TEST_CASE_TEMPLATE("writes from many threads happen one after the other", Backen
         for (int i = 0; i < 25; ++i) {
             const Result<void> done = kv.storage->write([&](StorageWriter& writer) -> Result<void> {
                 const EntryRef ref{ns_id(1), "count"};
+                KV_CHECK(writer.lock({&ref.ns, 1}));
                 KV_TRY(auto found, writer.find({&ref, 1}, {.value = true}));
                 Changeset next;
                 next.entries = {*found[0].entry};

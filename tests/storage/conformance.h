@@ -34,7 +34,9 @@ struct Sqlite {
     std::filesystem::path folder;
 };
 
+#ifndef KV_BACKENDS
 #define KV_BACKENDS Memory, Sqlite
+#endif
 
 // ---- rows to work with ----
 
@@ -147,6 +149,8 @@ inline auto tie(const KeyRow& r) {
     return std::tie(r.purpose, r.ns, r.generation, r.application_id, r.created_at, r.wrap_key_id, r.wrap,
                     r.second_wrap_key_id, r.second_wrap, r.commitment);
 }
+inline auto tie(const SinkRow& r) { return std::tie(r.name, r.registered_at, r.owner, r.owned_until, r.owners); }
+inline auto tie(const SinkCursorRow& r) { return std::tie(r.sink, r.ns, r.application_id, r.revision); }
 inline auto tie(const AuditHead& r) { return std::tie(r.stream, r.sequence, r.mac, r.state); }
 
 template <class Row>

@@ -444,6 +444,47 @@ TEST_CASE_TEMPLATE("keys, meta rows, audit rows and heads are erased one by one"
     CHECK(remains(kv) == "6:1.2 6:2.1 6:3.1 ; b=new c=3 ; 6 5 4 end; 2@2 3@1 ");
 }
 
+// Broken on purpose, and noticed: versions left out, the backend's own meta rows erased as well, nothing brought back after a failure.
+TEST_CASE_TEMPLATE("everything is erased at once, or nothing, and what is written with it stays", Backend, KV_BACKENDS) {
+    Fixture<Backend> kv;
+    Changeset all = filled();
+    all.namespaces.push_back(make_namespace(2, "other"));
+    all.entries = {make_entry(1, "one"), make_entry(2, "two")};
+    all.versions = {make_version(1, 7)};
+    all.events = {make_event(1, 1)};
+    kv.put(all);
+    const auto counts = [&] {
+        NamespaceRange namespaces;
+        namespaces.deleted = NamespaceRange::Deleted::both;
+        return std::to_string(taken(kv.storage->scan_namespaces(namespaces)).size()) + " " + std::to_string(ask(*kv.storage, EntryWalk{}).size()) + " " +
+               std::to_string(ask(*kv.storage, VersionWalk{}).size()) + " " + std::to_string(ask(*kv.storage, EventWalk{}).size());
+    };
+    const std::string before = counts() + remains(kv);
+    CHECK(counts() == "2 2 1 1");
+    Changeset anew;
+    anew.erase_all = true;
+    anew.namespaces = {make_namespace(1)};
+    anew.entries = {make_entry(1, "one")};
+    anew.meta = {{"d", "4"}};
+    anew.audit = {make_audit(1)};
+    CHECK(kv.storage->write([&](StorageWriter& writer) -> Result<void> {
+        KV_CHECK(writer.apply(anew));
+        return Error{Errc::version_conflict, "changed my mind"};
+    }) == Errc::version_conflict);
+    CHECK(counts() + remains(kv) == before);
+    kv.put(anew);
+    CHECK(counts() == "1 1 0 0");
+    CHECK(remains(kv) == "; d=4 ; 1 end; ");
+    anew = {};
+    anew.erase_all = true;
+    kv.put(anew);
+    CHECK(counts() + remains(kv) == "0 0 0 0; ; end; ");
+    // What a backend keeps for itself is there still: it opens.
+    kv.storage.reset();
+    kv.storage = kv.backend.open(kv.clock);
+    CHECK(counts() + remains(kv) == "0 0 0 0; ; end; ");
+}
+
 TEST_CASE_TEMPLATE("a write that fails erases nothing", Backend, KV_BACKENDS) {
     Fixture<Backend> kv;
     kv.put(filled());
@@ -462,7 +503,7 @@ TEST_CASE_TEMPLATE("a write that fails erases nothing", Backend, KV_BACKENDS) {
         CHECK(remains(kv) == before);
     }
     put_audit(kv, 6, 6);
-    CHECK(kv.storage->scan_audit({}).value().rows[0].position == 6);
+    CHECK(kv.storage->scan_audit({}).value().rows[0].position > 5);  // a write that failed may leave a gap
     kv.put(erasing());
     CHECK(kv.audit({}) == "6 6 5 4 end");
 }

@@ -47,16 +47,17 @@ std::string tables_of(const fs::path& file) {
                      " where type = 'index' order by name");
 }
 
-// The database of schema 1 that lies among the vectors, and a clock of a day later.
+// A database of an old schema that lies among the vectors, and a clock of a day later.
 struct OldFolder : Folder {
-    OldFolder() {
-        std::string sql = read_file(fs::path(KV_TEST_DATA) / "vectors/schema_1.sql");
+    explicit OldFolder(int schema = 1) : name(std::to_string(schema)) {
+        std::string sql = read_file(fs::path(KV_TEST_DATA) / ("vectors/schema_" + name + ".sql"));
         CHECK(Shell(database).run(sql + "pragma journal_mode = wal;") == "wal ");
         clock.set(*parse_time("2026-11-24T10:00:00Z"));
     }
-    fs::path copy() const { return database.string() + ".schema-1"; }
+    fs::path copy() const { return database.string() + ".schema-" + name; }
     std::string version() { return Shell(database).run("pragma user_version"); }
 
+    std::string name;
     test::SettableClock clock;
     Result<std::unique_ptr<Storage>> try_open(std::string vfs = {}) {
         return open_sqlite_storage({.path = database.string(), .vfs = std::move(vfs)}, clock);
@@ -68,8 +69,8 @@ TEST_CASE("a database of schema 1 is copied, migrated, and migrated once") {
     OldFolder folder;
     const std::string before = rows_of(folder.database);
     folder.open().reset();
-    CHECK(folder.version() == "2 ");
-    CHECK(Shell(folder.database).run("select value from meta where name = 'storage.schema_version'") == "2 ");
+    CHECK(folder.version() == "3 ");
+    CHECK(Shell(folder.database).run("select value from meta where name = 'storage.schema_version'") == "3 ");
     CHECK(Shell(folder.database).run("pragma integrity_check") == "ok ");
     CHECK(Shell(folder.database).run("pragma auto_vacuum") == "2 ");
     CHECK(Shell(folder.database).run("select count(*) from audit where revision is not null") == "0 ");
@@ -92,11 +93,44 @@ TEST_CASE("a database of schema 1 is copied, migrated, and migrated once") {
 }
 
 TEST_CASE("a migrated database is made as a new one is") {
-    OldFolder old;
-    old.open().reset();
     Folder fresh;
     fresh.open().reset();
-    CHECK(tables_of(old.database) == tables_of(fresh.database));
+    for (const int schema : {1, 2}) {
+        OldFolder old(schema);
+        old.open().reset();
+        CHECK(tables_of(old.database) == tables_of(fresh.database));
+    }
+}
+
+TEST_CASE("a database of schema 2 comes to know sinks, and keeps what it has") {
+    OldFolder folder(2);
+    const std::string before = rows_of(folder.database);
+    auto storage = folder.open();
+    CHECK(folder.version() == "3 ");
+    CHECK(rows_of(folder.copy()) == before);
+    CHECK(Shell(folder.copy()).run("pragma user_version") == "2 ");
+
+    CHECK(storage->walk_events({}).value().size() == 8);
+    const auto backlog = storage->scan_backlog({.sink = "s"}).value();
+    REQUIRE(backlog.size() == 2);
+    CHECK(backlog[0].newest + backlog[1].newest == 8);
+    CHECK(storage->write([&](StorageWriter& writer) {
+        Changeset changes;
+        changes.sinks = {{"s", folder.clock.now(), "", {}, 0}};
+        for (const Backlog& one : backlog) changes.cursors.push_back({"s", one.ns, one.application_id, one.newest});
+        return writer.apply(changes);
+    }));
+    CHECK(storage->scan_backlog({.sink = "s"}).value().empty());
+    storage.reset();
+
+    Options options;
+    options.keys = make_fixed_key(test::fixed_key());
+    options.clock = &folder.clock;
+    options.maintenance_interval = std::chrono::milliseconds(0);
+    auto store = Store::open(folder.open(), std::move(options)).value();
+    const Actor actor = Actor::trusted("tester");
+    CHECK(store->in("app-1", "production", actor).get<std::string>("database/password").value() == "second-password");
+    CHECK(store->in("app-1", "config", actor).get<std::int64_t>("database/port").value() == 5432);
 }
 
 TEST_CASE("what is still in the WAL of an old database is copied and migrated with it") {
@@ -153,7 +187,7 @@ TEST_CASE("a full disk leaves an old database as it is, and room later migrates 
         vfs.fault = [&](Op op, bool) { return op == Op::write && calls++ >= failing_call ? SQLITE_FULL : SQLITE_OK; };
         const auto refused = folder.try_open(FaultVfs::name());
         vfs.fault = {};
-        migrated = folder.version() == "2 ";
+        migrated = folder.version() == "3 ";
         if (migrated) break;
         REQUIRE(refused == Errc::storage_full);
         CHECK(rows_of(folder.database) == before);
@@ -189,7 +223,7 @@ TEST_CASE("a migration that is interrupted anywhere begins again") {
             if (file.path().extension() != ".db-shm") fs::copy(file.path(), restarted.path / file.path().filename());
         }
         restarted.open().reset();
-        CHECK(restarted.version() == "2 ");
+        CHECK(restarted.version() == "3 ");
         CHECK(rows_of(restarted.copy()) == before);
         CHECK(Shell(restarted.database).run("pragma integrity_check") == "ok ");
         CHECK(Shell(restarted.database).run("select count(*) from audit") == "24 ");

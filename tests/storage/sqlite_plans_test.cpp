@@ -110,11 +110,30 @@ TEST_CASE("listings search by their place and sort nothing") {
     range.ranges = {KeyRange{}};
     check_searches(folder.plan_of([&] { CHECK(storage.scan_entries(range)); }), 1);
     check_searches(folder.plan_of([&] { CHECK(storage.scan_versions({.entry_id = ns()})); }), 1);
-    check_searches(folder.plan_of([&] { CHECK(storage.scan_events({.ns = ns()})); }), 1);
+    check_searches(folder.plan_of([&] { CHECK(storage.scan_events({.from = {{ns()}}})); }), 1);
     check_searches(folder.plan_of([&] { CHECK(storage.scan_namespaces({.application_id = "app"})); }), 1);
     for (const bool newest_first : {true, false}) {
         check_searches(folder.plan_of([&] { CHECK(storage.scan_audit({.newest_first = newest_first})); }), 3);
     }
+}
+
+TEST_CASE("what sinks need is searched for and not sorted") {
+    PlannedFolder folder;
+    Storage& storage = *folder.storage;
+    const auto plan = [&](auto&& f) { return folder.plan_of(f); };
+    check_searches(plan([&] { CHECK(storage.scan_events({.from = {{ns()}, {entry(1, "", "").id, 5}}})); }), 1);
+    // Three searches for a namespace, two of which are announced by a line of their own.
+    check_searches(plan([&] { CHECK(storage.scan_event_spans({.after = ns()})); }), 5);
+    check_searches(plan([&] { CHECK(storage.scan_cursors({.after = CursorRange::After{"s", ns()}})); }), 1);
+    check_searches(plan([&] { CHECK(storage.scan_cursors({.sink = "s", .after = CursorRange::After{"s", ns()}})); }), 1);
+    const std::string of_namespace = plan([&] { CHECK(storage.scan_cursors({.ns = ns()})); });
+    check_searches(of_namespace, 1);
+    CHECK(of_namespace.find("sink_cursors_by_namespace (namespace_id=? AND sink>?)") != std::string::npos);
+    const std::string backlog = plan([&] { CHECK(storage.scan_backlog({.sink = "s", .after = ns()})); });
+    check_searches(backlog, 9);
+    CHECK(backlog.find("SEARCH n USING INDEX sqlite_autoindex_namespaces_1 (id>?)") != std::string::npos);
+    CHECK(backlog.find("SEARCH c USING PRIMARY KEY (sink=? AND namespace_id=?)") != std::string::npos);
+    CHECK(backlog.find("SEARCH c USING PRIMARY KEY (sink=? AND namespace_id>?)") != std::string::npos);
 }
 
 }  // namespace

@@ -1,4 +1,5 @@
 #pragma once
+#include <chrono>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -109,6 +110,19 @@ struct KeyCheck {
 // A drill for the copy in the safe: opens every stored key with it. Errc::wrong_key if it is another store's.
 KV_EXPORT Result<KeyCheck> check_key(Storage& storage, KeyProvider& keys);
 
+// ---- the audit log ----
+
+struct AuditTrim {
+    std::chrono::seconds retention = Options{}.audit_retention;
+    std::uint64_t bytes_max = 0;  // of the log; older rows go sooner; 0: any
+    std::string archive = {};     // a folder: rows are appended to JSON lines files there first; empty: none
+};
+// Removes the oldest rows of the audit log, behind checkpoint rows from which verification goes on, as a store does by itself
+// where it may. For a database whose serving role may not: whoever owns the tables runs it, now and then. Other processes may
+// serve a shared storage meanwhile. Answers how many rows went. Errc::not_found if there is no store, wrong_key, unsupported
+// (the role may not either), clock_unsound.
+KV_EXPORT Result<std::uint64_t> trim_audit(Storage& storage, KeyProvider& keys, const AuditTrim& trim);
+
 // ---- backup ----
 
 struct BackupInfo {
@@ -146,9 +160,11 @@ KV_EXPORT Result<std::unique_ptr<BackupReader>> open_backup(Storage& storage, Ke
 // Gives the pieces of a backup in order, as many bytes as it likes; an empty string: the end.
 using BackupSource = std::function<Result<std::string>()>;
 
-// Fills an empty storage from a backup and begins a new epoch. Answers what the backup held; its `epoch` is the old one.
-// Errc::wrong_key (nothing was written), newer_schema (format), integrity (cut short or changed), invalid_state (the storage
-// holds a store already). After any other failure the storage is worthless, and no store opens in it.
+// Fills an empty storage from a backup, batch by batch, and begins a new epoch. Answers what the backup held; its `epoch` is
+// the old one. Nobody else may use the storage meanwhile (Access::alone). Errc::wrong_key (nothing was written), newer_schema
+// (format), integrity (cut short or changed), invalid_state (the storage holds a store already, which stays as it is). After
+// any other failure, and where the process died, the storage is worthless: no store opens in it (Errc::invalid_state), and the
+// next restore into it erases what is there and begins anew.
 KV_EXPORT Result<BackupInfo> restore_backup(const BackupSource& source, Storage& target, KeyProvider& keys);
 
 // Draws a new epoch and raises what versions begin with, so that nothing of a future that was lost (by a restore, by
@@ -156,5 +172,20 @@ KV_EXPORT Result<BackupInfo> restore_backup(const BackupSource& source, Storage&
 // which from now on count from the present time in microseconds. Nobody else may use the storage meanwhile. Recorded.
 // Interrupted, it is to be run again. Answers the new epoch. Errc::not_found if there is no store, wrong_key.
 KV_EXPORT Result<std::string> begin_epoch(Storage& storage, KeyProvider& keys);
+
+// ---- sinks of events ----
+
+struct SinkInfo {
+    std::string name;
+    Time registered_at;
+    std::string owner;  // the process that delivers to it, as far as the storage knows; empty: none, or the one that serves a file
+    Time owned_until;
+    std::uint64_t pending = 0;  // events that it has not confirmed
+};
+// By name. The storage may be served meanwhile.
+KV_EXPORT Result<std::vector<SinkInfo>> list_sinks(StorageReader& storage);
+// Removes a sink that will not come back: events are not kept for it any more, and it would begin anew. Recorded, with the
+// name as key path. Errc::not_found, invalid_state (a process owns it still), wrong_key.
+KV_EXPORT Result<void> forget_sink(Storage& storage, KeyProvider& keys, std::string_view name);
 
 }  // namespace kv

@@ -8,12 +8,15 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "kv/clock.h"
 #include "kv/keys.h"
 #include "kv/types.h"
 
 namespace kv {
+
+class EventSink;
 
 // What one request may hold. Settable downwards: open() refuses larger figures than these.
 struct Limits {
@@ -28,7 +31,8 @@ struct Limits {
     std::size_t audit_rows_walked_max = 50'000;       // by one filtered page
 };
 
-// When the audit row of a read is committed: before the value is released, or (plain namespaces only) soon after.
+// When the audit row of a read is committed: before the value is released, or (plain namespaces only) soon after: within
+// 10 ms, 512 such reads or the next commit. A process that is killed loses the rows of the reads since then.
 enum class ReadAudit : std::uint8_t { durable, deferred_for_plain };
 
 // Which library does AES-256-GCM. `automatic` is libsodium where the CPU has AES instructions, else OpenSSL.
@@ -63,6 +67,12 @@ struct Options {
     std::string audit_archive;  // a folder; empty: none
     // Equal denials of one caller are one row for as long as this, with a count. Zero: each is a row.
     std::chrono::seconds denial_window{10};
+
+    // Who is told every event (kv/events.h): borrowed, and must outlive the store.
+    std::vector<EventSink*> sinks;
+    // How long events are kept for sinks and watchers, and how many of a namespace. What a sink has not confirmed stays.
+    std::chrono::seconds event_retention = std::chrono::hours(24 * 7);
+    std::uint64_t events_max = 100'000;
 
     // Less room on the disk, and writes are Errc::storage_full, while reads and the archive go on. Empty: an eighth of the
     // disk, 256 MiB at most. Zero: no such guard.

@@ -1,5 +1,7 @@
 #pragma once
+#include <chrono>
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <string>
 #include <utility>
@@ -9,6 +11,8 @@
 #include "kv/types.h"
 
 namespace kv {
+
+class Watch;
 
 // One struct per operation, and its reply. A request is data: HTTP, the C ABI and a C++ host build the same one.
 // `ReplyType` names what Client::call answers.
@@ -72,6 +76,7 @@ struct EntryList {
     std::vector<Entry> items = {};
     std::vector<std::string> prefixes = {};  // folders folded by the delimiter
     std::optional<std::string> next_cursor = {};
+    std::uint64_t revision = 0;  // of the namespace, when the list was begun
     std::string etag = {};
     bool not_modified = false;
 };
@@ -106,6 +111,10 @@ struct BulkDeleteReply {
 struct AuditList {
     std::vector<AuditRecord> items = {};
     std::optional<std::string> next_cursor = {};
+};
+struct WatchReply {
+    std::shared_ptr<Watch> watch = {};  // shared because replies are copied
+    std::uint64_t revision = 0;         // of the namespace, when the watch began
 };
 struct ExportReply {
     SecretBytes text = {};
@@ -218,6 +227,16 @@ struct ListEntries {
     std::optional<Time> expiring_before = {};
     Page page = {};
     std::vector<std::string> if_none_match = {};
+    // Not before the namespace's revision is above this, or `wait_seconds` (1 to 300) are over: a long poll.
+    std::optional<std::uint64_t> wait_revision = {};
+    std::int64_t wait_seconds = 60;
+};
+// Events of the entries that a list would show: kv-namespace:read.
+struct WatchEntries {
+    using ReplyType = WatchReply;
+    NamespaceRef ns = {};
+    std::string prefix = {};
+    std::optional<std::uint64_t> from_revision = {};  // those above it; absent: from now on
 };
 
 // ---- bulk ----
@@ -313,9 +332,9 @@ struct RecordRefusal {
 
 using Request = std::variant<ListNamespaces, GetNamespace, CreateNamespace, UpdateNamespace, DeleteNamespace,
                              RestoreNamespace, RotateDataKey, GetEntry, PutEntry, PatchEntry, DeleteEntry, ListEntries, BulkGet, BulkSet,
-                             BulkDelete, RotateEntry, ListVersions, RollbackEntry, ListAudit, ExportEntries, RecordRefusal>;
+                             BulkDelete, RotateEntry, ListVersions, RollbackEntry, ListAudit, ExportEntries, RecordRefusal, WatchEntries>;
 
 using Reply = std::variant<Done, NamespaceReply, NamespaceList, EntryReply, EntryList, VersionList, BulkGetReply,
-                           BulkSetReply, BulkDeleteReply, AuditList, ExportReply>;
+                           BulkSetReply, BulkDeleteReply, AuditList, ExportReply, WatchReply>;
 
 }  // namespace kv

@@ -114,6 +114,24 @@ struct EventRow {
     std::string user_id;
 };
 
+// Somebody who is told every event once its change is committed: an EventSink of a host.
+struct SinkRow {
+    std::string name;
+    Time registered_at;
+    // Which of the processes that share the storage delivers to it; nobody else may until `owned_until`.
+    std::string owner;  // empty: none
+    Time owned_until;
+    std::uint64_t owners = 0;  // how often the owner changed
+};
+
+// How far a sink has got in a namespace: every event up to `revision` arrived.
+struct SinkCursorRow {
+    std::string sink;
+    NamespaceId ns;
+    std::string application_id;  // of the namespace, which may be gone before its last event arrived
+    std::uint64_t revision = 0;
+};
+
 enum class KeyPurpose : std::uint8_t { canary = 1, audit = 2, row_mac = 3, token = 4, cursor = 5, data = 6 };
 
 // A key of the store, wrapped by the master key. While the master key is being changed a row holds both wraps.

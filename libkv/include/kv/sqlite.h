@@ -25,9 +25,9 @@ struct SqliteOptions {
 // outlive the storage.
 KV_EXPORT Result<std::unique_ptr<Storage>> open_sqlite_storage(const SqliteOptions& options, Clock& clock);
 
-// For a program that does not ask SQLite how much memory it uses: leaves out the counters, whose one lock every
-// allocation of every connection takes. Holds for the whole process; false, and nothing changed, once SQLite was used. Not
-// thread-safe: before the first storage is opened.
-KV_EXPORT bool leave_out_sqlite_memory_statistics();
+// For a program whose only SQLite is ours: leaves out the counters of its memory, whose one lock every allocation of every
+// connection takes, and lets each connection take memory for its pages by the hundred (2 MiB). Holds for the whole process;
+// false, and nothing changed, once SQLite was used. Not thread-safe: before the first storage is opened.
+KV_EXPORT bool configure_sqlite();
 
 }  // namespace kv

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "kv/admin.h"
+#include "kv/events.h"
 #include "kv/options.h"
 #include "kv/request.h"
 #include "kv/storage.h"
@@ -22,8 +23,10 @@ class Store;
 // Opens "sqlite:PATH" or "memory:" (PostgreSQL: a build with it). Errc::invalid_request for another scheme.
 KV_EXPORT Result<std::unique_ptr<Store>> open(std::string_view uri, Options options);
 
-// The storage alone, for the tools of kv/admin.h. Read-only, it may be one that a store serves in another process.
-enum class Access : std::uint8_t { read_only, read_write };
+// The storage alone, for the tools of kv/admin.h. Read-only, it may be one that a store serves in another process. `alone`
+// is to write where nobody else writes: Errc::locked, saying who, while another program has it open to write, and none can open
+// it so until this one is closed. (A file of SQLite has one writer anyway.)
+enum class Access : std::uint8_t { read_only, read_write, alone };
 KV_EXPORT Result<std::unique_ptr<Storage>> open_storage(std::string_view uri, Access access, Clock& clock);
 
 using Completion = std::function<void(Result<Reply>)>;
@@ -61,6 +64,11 @@ public:
         return std::get<typename R::ReplyType>(*std::move(reply));
     }
 
+    // Calls `heard` with what changes, from a thread of the subscription's own, which may block there: only its own events wait.
+    // An error is the last call. Inside a completion Errc::invalid_state.
+    Result<std::unique_ptr<Subscription>> watch(const Actor& actor, WatchEntries request,
+                                                std::function<void(const Result<WatchBatch>&)> heard);
+
     // A handle on one namespace for one actor. It borrows the client.
     BoundNamespace in(std::string application_id, std::string name, Actor actor);
     BoundNamespace in(NamespaceRef ns, Actor actor);
@@ -97,10 +105,23 @@ struct StoreStats {
     std::uint64_t audit_rows_removed = 0;   // by retention
     std::uint64_t audit_rows_archived = 0;
     std::uint64_t audit_archive_failures = 0;
+    std::uint64_t audit_removals_forbidden = 0;  // times that rows were due, and the storage lets none be removed from here
     std::uint64_t denials_folded = 0;       // counted in a row of others
     std::uint64_t bytes_in_flight = 0;
     std::uint64_t queued = 0;
     std::optional<Time> last_backup = {};   // what the last backup that was read to its end shows; empty: there was none
+    std::uint64_t watches = 0;              // under way
+    std::uint64_t events_removed = 0;       // by retention
+    struct Sink {
+        std::string name;
+        bool is_owner = false;              // this process delivers to it
+        std::uint64_t pending = 0;          // events not confirmed, as far as this process knows
+        double oldest_pending_seconds = 0;  // how long ago the oldest of them happened
+        std::uint64_t delivered = 0;        // confirmed, repeats too
+        std::uint64_t failures = 0;         // deliveries that failed, or of which something did not arrive
+        std::string last_error;             // of the last delivery; empty: it succeeded
+    };
+    std::vector<Sink> sinks;
     double clock_skew_seconds = 0;          // of the wall clock ahead of the store's
     double sweeper_lag_seconds = 0;         // of the oldest entry that expired and was not swept yet
     std::uint64_t disk_free_min = 0;        // below it writes are refused; 0: no guard
@@ -129,8 +150,9 @@ public:
     // "libsodium" or "openssl".
     std::string_view crypto_backend() const noexcept;
     StoreStats stats() const;
-    // Head of this store's audit stream: what an operator may note down elsewhere.
-    AuditHead audit_head() const;
+    // Heads of this store's audit streams: what an operator may note down elsewhere. One for each write that its storage
+    // can do at once; those whose sequence is 0 hold no row yet.
+    std::vector<AuditHead> audit_heads() const;
     // An error if the store cannot serve now.
     Result<void> ready() const;
 
@@ -156,6 +178,9 @@ public:
     // Errc::invalid_state while a stored key lacks a wrap by the key in use. Answers how many wraps went.
     Result<std::uint64_t> forget_master_key(const Actor& actor, const std::string& key_id);
 
+    // Nobody waits for a change any more, neither now nor from now on: lists that wait are answered as they are, watches end with
+    // Errc::shutting_down. For a server that drains before it stops the store. Does not block.
+    void release_waiters() noexcept;
     // Refuses new operations with Errc::shutting_down and waits for those accepted. The destructor does it too.
     void stop();
 
@@ -202,6 +227,10 @@ public:
     Result<std::vector<Entry>> list(std::string_view prefix) const;
     Result<Entry> rotate(std::string_view key_path, ValueInput value) const;
     Result<Entry> rollback(std::string_view key_path, std::optional<std::uint64_t> version = {}) const;
+
+    // Calls `heard` with the changes below a prefix: see Client::watch().
+    Result<std::unique_ptr<Subscription>> watch(std::string prefix, std::optional<std::uint64_t> from_revision,
+                                                std::function<void(const Result<WatchBatch>&)> heard) const;
 
     const NamespaceRef& ns() const noexcept { return ns_; }
     const Actor& actor() const noexcept { return actor_; }

@@ -7,10 +7,11 @@
 #include <utility>
 
 #include "out_of_memory.h"
-#include "storage/sqlite_answers.h"
+#include "storage/answers.h"
 #include "storage/sqlite_changes.h"
 #include "storage/sqlite_connection.h"
 #include "storage/sqlite_file.h"
+#include "storage/sqlite_questions.h"
 #include "storage/sqlite_readers.h"
 #include "storage/sqlite_reserve.h"
 #include "storage/sqlite_schema.h"
@@ -34,9 +35,9 @@ std::size_t pages_until_checkpoint(const Storage::Stats& stats) {
     return static_cast<std::size_t>(std::clamp<std::uint64_t>(share, wal_pages_short_of_room, wal_pages_checkpoint));
 }
 
-class Writer final : public Answers<StorageWriter, Writer> {
+class Writer final : public rows::Answers<StorageWriter, Writer> {
 public:
-    Writer(Connection& connection, Clock& clock) : connection_(connection), questions_(connection), clock_(clock) {}
+    Writer(Connection& connection, Clock& clock) : connection_(connection), questions_(connection, known_, &row_ids_), clock_(clock) {}
 
     template <class F>
     auto answer_with(F&& question) {
@@ -52,9 +53,12 @@ public:
             return rows;
         });
     }
+    Result<std::optional<SinkRow>> lock_sink(std::string_view name) override {
+        return answer_with([&](Questions& questions) { return questions.find_sink(name); });
+    }
     Result<void> apply(const Changeset& changes) override {
         questions_.forget();
-        return note(guard([&] { return sqlite::apply(connection_, changes); }));
+        return note(guard([&] { return sqlite::apply(connection_, changes, row_ids_); }));
     }
 
     // Of the first statement that failed: the transaction is spoilt.
@@ -68,12 +72,14 @@ private:
     }
 
     Connection& connection_;
+    KnownNamespaces known_;  // for one transaction
+    RowIds row_ids_;
     Questions questions_;
     Clock& clock_;
     std::optional<Error> failure_;
 };
 
-class SqliteStorage final : public Answers<Storage, SqliteStorage> {
+class SqliteStorage final : public rows::Answers<Storage, SqliteStorage> {
 public:
     SqliteStorage(File file, const SqliteOptions& options, Clock& clock)
         : file_(std::move(file)),
@@ -90,6 +96,7 @@ public:
     }
 
     Result<Time> now() override { return clock_.now(); }
+    Result<std::vector<Found>> find(std::span<const EntryRef> refs, Want want) override;
     Result<void> write(const std::function<Result<void>(StorageWriter&)>& body) override;
     void idle() override;
     Result<std::unique_ptr<StorageReader>> snapshot() override;
@@ -106,7 +113,7 @@ public:
 private:
     Result<void> open_writer();
     Result<void> ensure_open();
-    Result<std::unique_ptr<Connection>> take_reader();
+    Result<std::unique_ptr<ReadConnection>> take_reader();
     Result<void> run_body(const std::function<Result<void>(StorageWriter&)>& body);
     Result<void> begin();
     Result<void> commit();
@@ -173,7 +180,7 @@ Result<void> SqliteStorage::ensure_open() {
 
 // ---- reading ----
 
-Result<std::unique_ptr<Connection>> SqliteStorage::take_reader() {
+Result<std::unique_ptr<ReadConnection>> SqliteStorage::take_reader() {
     for (int attempt = 0; attempt < 3; ++attempt) {
         KV_TRY(auto reader, guard([&] { return readers_.take(); }));
         if (reader) return reader;
@@ -195,6 +202,12 @@ template <class F>
 auto SqliteStorage::answer_with(F&& question) -> Result<decltype(question(std::declval<Questions&>()))> {
     KV_TRY(auto reader, take_reader());
     return answer_once(readers_, std::move(reader), question);
+}
+
+Result<std::vector<Found>> SqliteStorage::find(std::span<const EntryRef> refs, Want want) {
+    if (refs.size() != 1) return Answers::find(refs, want);
+    KV_TRY(auto reader, take_reader());
+    return find_once(readers_, std::move(reader), refs.front(), want);
 }
 
 // ---- writing ----

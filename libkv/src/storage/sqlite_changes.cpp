@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <limits>
 
-#include "storage/sqlite_rows.h"
+#include "storage/rows.h"
 
 namespace kv::sqlite {
 namespace {
@@ -64,14 +64,18 @@ void mark_history(Connection& connection, const EntryId& id) {
     connection.run("update entries set has_history = 1 where id = ?1 and has_history = 0", id).finish();
 }
 
-Result<void> archive(Connection& connection, const EntryId& id) {
-    connection
-        .run("insert into versions (" KV_VERSION_COLUMNS
-             ", value) select id, namespace_id, version, is_tombstone, value_type, key_generation, revision, reason,"
-             " comment, rolled_back_from, ttl_seconds, expires_at, metadata, updated_at, updated_by, request_id, value"
-             " from entries where id = ?1",
-             id)
-        .finish();
+#define KV_ARCHIVE                                                                                             \
+    "insert into versions (" KV_VERSION_COLUMNS                                                                \
+    ", value) select id, namespace_id, version, is_tombstone, value_type, key_generation, revision, reason,"   \
+    " comment, rolled_back_from, ttl_seconds, expires_at, metadata, updated_at, updated_by, request_id, value" \
+    " from entries where "
+
+Result<void> archive(Connection& connection, const EntryId& id, const std::int64_t* row_id) {
+    if (row_id) {
+        connection.run(KV_ARCHIVE "rowid = ?2 and id = ?1", id, *row_id).finish();
+    } else {
+        connection.run(KV_ARCHIVE "id = ?1", id).finish();
+    }
     if (connection.changes() != 1) return Error{Errc::internal, "there is no entry to archive"};
     return {};
 }
@@ -85,27 +89,32 @@ void insert_version(Connection& connection, const VersionRow& row) {
 }
 
 // `is_archived`: by this change, so that it has a history from now on.
-void run_with_entry(Connection& connection, const char* sql, const EntryRow& row, bool is_archived) {
+template <class... T>
+void run_with_entry(Connection& connection, const char* sql, const EntryRow& row, bool is_archived, const T&... more) {
     Run run = connection.run(sql);
     exchange_entry(row, [&](const auto&... fields) { run.bind(fields...); });
-    run.bind(is_archived);
+    run.bind(is_archived, more...);
     run.finish();
 }
 
-bool update_entry(Connection& connection, const EntryRow& row, bool is_archived) {
-    run_with_entry(connection,
-                   "update entries set value_type = ?5, version = ?7, revision = ?8, reason = ?9, comment = ?10,"
-                   " rolled_back_from = ?11, ttl_seconds = ?12, expires_at = ?13, metadata = ?14, history_floor = ?15,"
-                   " hidden_since = ?16, created_at = ?17, created_by = ?18, updated_at = ?19, updated_by = ?20,"
-                   " request_id = ?21, value = ?22, has_history = has_history or ?23"
-                   " where id = ?1 and namespace_id = ?2 and key_path = ?3 and is_tombstone = ?4"
-                   " and key_generation = ?6",
-                   row, is_archived);
+#define KV_UPDATE_ENTRY                                                                                       \
+    "update entries set value_type = ?5, version = ?7, revision = ?8, reason = ?9, comment = ?10,"            \
+    " rolled_back_from = ?11, ttl_seconds = ?12, expires_at = ?13, metadata = ?14, history_floor = ?15,"      \
+    " hidden_since = ?16, created_at = ?17, created_by = ?18, updated_at = ?19, updated_by = ?20,"            \
+    " request_id = ?21, value = ?22, has_history = has_history or ?23"                                        \
+    " where id = ?1 and namespace_id = ?2 and key_path = ?3 and is_tombstone = ?4 and key_generation = ?6"
+
+bool update_entry(Connection& connection, const EntryRow& row, bool is_archived, const std::int64_t* row_id) {
+    if (row_id) {
+        run_with_entry(connection, KV_UPDATE_ENTRY " and rowid = ?24", row, is_archived, *row_id);
+    } else {
+        run_with_entry(connection, KV_UPDATE_ENTRY, row, is_archived);
+    }
     return connection.changes() == 1;
 }
 
-void put_entry(Connection& connection, const EntryRow& row, bool is_archived) {
-    if (update_entry(connection, row, is_archived)) return;
+void put_entry(Connection& connection, const EntryRow& row, bool is_archived, const std::int64_t* row_id) {
+    if (update_entry(connection, row, is_archived, row_id)) return;
     run_with_entry(connection,
                    "insert into entries (" KV_ENTRY_COLUMNS
                    ", value, has_history) values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15,"
@@ -118,17 +127,22 @@ void put_entry(Connection& connection, const EntryRow& row, bool is_archived) {
                    row, is_archived);
 }
 
+const std::int64_t* find_row_id(const RowIds& row_ids, const EntryId& id) {
+    const auto found = row_ids.find(id);
+    return found != row_ids.end() ? &found->second : nullptr;
+}
+
 // Archives entries, and then changes them: what was archived usually changes at once, and takes note of its history in
 // the same statement.
-Result<void> change_entries(Connection& connection, const Changeset& changes) {
+Result<void> change_entries(Connection& connection, const Changeset& changes, const RowIds& row_ids) {
     std::vector<EntryId> archived = changes.archive;
     std::sort(archived.begin(), archived.end());
-    for (const EntryId& id : archived) KV_CHECK(archive(connection, id));
+    for (const EntryId& id : archived) KV_CHECK(archive(connection, id, find_row_id(row_ids, id)));
     for (const VersionRow& row : changes.versions) insert_version(connection, row);
     std::size_t noted = 0;
     for (const EntryRow& row : changes.entries) {
         const bool is_archived = std::binary_search(archived.begin(), archived.end(), row.id);
-        put_entry(connection, row, is_archived);
+        put_entry(connection, row, is_archived, find_row_id(row_ids, row.id));
         if (is_archived) ++noted;
     }
     if (noted == archived.size()) return {};
@@ -204,6 +218,26 @@ Result<void> put_head(Connection& connection, const HeadChange& change) {
     return {};
 }
 
+void change_sinks(Connection& connection, const Changeset& changes) {
+    for (const SinkRow& row : changes.sinks) {
+        run_with(connection, "insert or replace into sinks (" KV_SINK_COLUMNS ") values (?, ?, ?, ?, ?)", row,
+                 [](const auto& fields, auto&& io) { exchange_sink(fields, io); });
+    }
+    for (const SinkCursorRow& row : changes.cursors) {
+        run_with(connection,
+                 "insert into sink_cursors (" KV_CURSOR_COLUMNS ") values (?1, ?2, ?3, ?4)"
+                 " on conflict (sink, namespace_id) do update set application_id = ?3, revision = ?4",
+                 row, [](const auto& fields, auto&& io) { exchange_cursor(fields, io); });
+    }
+    for (const CursorErase& erase : changes.erase_cursors) {
+        connection.run("delete from sink_cursors where sink = ?1 and namespace_id = ?2", erase.sink, erase.ns).finish();
+    }
+    for (const std::string& name : changes.erase_sinks) {
+        connection.run("delete from sinks where name = ?1", name).finish();
+        connection.run("delete from sink_cursors where sink = ?1", name).finish();
+    }
+}
+
 // The old rows go after the new ones came: an empty table would count its positions from 1 again.
 void change_audit(Connection& connection, const Changeset& changes) {
     const bool erases = changes.erase_audit_to > 0;
@@ -213,11 +247,21 @@ void change_audit(Connection& connection, const Changeset& changes) {
     connection.run("delete from audit where position <= ?1", std::min(bound(changes.erase_audit_to), newest)).finish();
 }
 
+void erase_all(Connection& connection) {
+    for (const char* sql : {"delete from namespaces", "delete from entries", "delete from versions", "delete from audit",
+                            "delete from audit_heads", "delete from outbox", "delete from sinks", "delete from sink_cursors",
+                            "delete from data_keys",
+                            "delete from meta where substr(name, 1, 8) <> 'storage.'"}) {
+        connection.run(sql).finish();
+    }
+}
+
 }  // namespace
 
-Result<void> apply(Connection& connection, const Changeset& changes) {
+Result<void> apply(Connection& connection, const Changeset& changes, const RowIds& row_ids) {
+    if (changes.erase_all) erase_all(connection);
     for (const NamespaceRow& row : changes.namespaces) KV_CHECK(put_namespace(connection, row));
-    KV_CHECK(change_entries(connection, changes));
+    KV_CHECK(change_entries(connection, changes, row_ids));
     for (const Reseal& change : changes.reseals) reseal(connection, change);
     for (const VersionErase& erase : changes.erase_versions) erase_versions(connection, erase);
     for (const EntryId& id : changes.erase_entries) connection.run("delete from entries where id = ?1", id).finish();
@@ -237,6 +281,10 @@ Result<void> apply(Connection& connection, const Changeset& changes) {
     for (const StreamId& stream : changes.erase_heads) {
         connection.run("delete from audit_heads where stream = ?1", stream).finish();
     }
+    for (const EventErase& erase : changes.erase_events) {
+        connection.run("delete from outbox where namespace_id = ?1 and revision <= ?2", erase.ns, bound(erase.to)).finish();
+    }
+    change_sinks(connection, changes);
     return {};
 }
 

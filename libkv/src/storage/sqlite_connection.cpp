@@ -169,13 +169,7 @@ void Run::bind_blob(const void* data, std::size_t size) {
 bool Run::is_null() const { return sqlite3_column_type(statement_, index_) == SQLITE_NULL; }
 std::int64_t Run::next_integer() { return sqlite3_column_int64(statement_, index_++); }
 std::string_view Run::next_text() { return text(index_++); }
-std::string_view Run::next_blob() {
-    const int column = index_++;
-    const void* data = sqlite3_column_blob(statement_, column);
-    if (!data) check_memory(statement_);
-    if (!data) return {};
-    return {static_cast<const char*>(data), static_cast<std::size_t>(sqlite3_column_bytes(statement_, column))};
-}
+std::string_view Run::next_blob() { return text(index_++); }
 void Run::next_bytes(std::uint8_t* data, std::size_t size) {
     const std::string_view bytes = next_blob();
     if (bytes.size() == size) {
@@ -186,11 +180,12 @@ void Run::next_bytes(std::uint8_t* data, std::size_t size) {
 }
 
 std::int64_t Run::integer(int column) const { return sqlite3_column_int64(statement_, column); }
+// As a BLOB, because to make a text end in a zero SQLite copies it.
 std::string_view Run::text(int column) const {
-    const unsigned char* data = sqlite3_column_text(statement_, column);
+    const void* data = sqlite3_column_blob(statement_, column);
     if (!data) check_memory(statement_);
     if (!data) return {};
-    return {reinterpret_cast<const char*>(data), static_cast<std::size_t>(sqlite3_column_bytes(statement_, column))};
+    return {static_cast<const char*>(data), static_cast<std::size_t>(sqlite3_column_bytes(statement_, column))};
 }
 
 // ---- Connection ----
@@ -263,6 +258,12 @@ void Connection::execute_script(const char* sql) {
     check(sqlite3_exec(impl_->handle, sql, nullptr, nullptr, nullptr));
 }
 
+std::uint32_t Connection::data_version() const {
+    std::uint32_t version = 0;
+    check(sqlite3_file_control(impl_->handle, "main", SQLITE_FCNTL_DATA_VERSION, &version));
+    return version;
+}
+
 int Connection::changes() const { return sqlite3_changes(impl_->handle); }
 bool Connection::in_transaction() const { return sqlite3_get_autocommit(impl_->handle) == 0; }
 bool Connection::is_idle() const {
@@ -308,9 +309,13 @@ ReadTransaction::~ReadTransaction() {
 
 namespace kv {
 
-bool leave_out_sqlite_memory_statistics() {
+bool configure_sqlite() {
     using namespace sqlite_api;
-    return sqlite3_config(SQLITE_CONFIG_MEMSTATUS, 0) == SQLITE_OK;
+    // Pages of which a connection takes memory at once: as many as one that reads keeps. One by one each costs a call of
+    // malloc and free after every commit, because a commit empties the page cache of whoever reads.
+    constexpr int pages_at_once = 500;
+    return sqlite3_config(SQLITE_CONFIG_MEMSTATUS, 0) == SQLITE_OK &&
+           sqlite3_config(SQLITE_CONFIG_PAGECACHE, nullptr, 0, pages_at_once) == SQLITE_OK;
 }
 
 }  // namespace kv

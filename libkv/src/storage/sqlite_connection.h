@@ -10,6 +10,8 @@
 #include <utility>
 
 #include "kv/storage.h"
+#include "storage/guard.h"
+#include "storage/rows.h"
 
 namespace sqlite_api {
 struct sqlite3;
@@ -32,53 +34,12 @@ Error translate_current_exception() noexcept;
 bool is_disk_full(int code);
 bool is_taken_name(int code);  // a unique index refused the row
 
-template <class T>
-struct ResultOf {
-    using type = Result<T>;
-};
-template <class T>
-struct ResultOf<Result<T>> {
-    using type = Result<T>;
-};
-
 // Runs f and turns what it throws into an error.
+using rows::ResultOf;
 template <class F>
-auto guard(F&& f) noexcept -> typename ResultOf<decltype(f())>::type {
-    try {
-        if constexpr (std::is_void_v<decltype(f())>) {
-            f();
-            return {};
-        } else {
-            return f();
-        }
-    } catch (...) {
-        return translate_current_exception();
-    }
+auto guard(F&& f) noexcept {
+    return rows::guard(f, &translate_current_exception);
 }
-
-// Marks bytes that are to be a BLOB; every other string is TEXT.
-template <class String>
-struct Blob {
-    String& bytes;
-};
-template <class String>
-Blob(String&) -> Blob<String>;
-
-// The highest number of an enumeration in a row: a file changed by others must not bring in numbers without a name.
-template <class E>
-inline constexpr int last_of = 0;
-template <>
-inline constexpr int last_of<ValueType> = 5;
-template <>
-inline constexpr int last_of<Reason> = 6;
-template <>
-inline constexpr int last_of<AuditAction> = 5;
-template <>
-inline constexpr int last_of<EventKind> = 7;
-template <>
-inline constexpr int last_of<KeyPurpose> = 6;
-template <>
-inline constexpr int last_of<HeadState> = 2;
 
 // One run of a prepared statement: parameters are bound and columns read in order. Resets the statement when it dies,
 // because one left after its first row keeps its snapshot, and with it the WAL, for ever.
@@ -222,6 +183,8 @@ public:
     // Many statements, nothing asked.
     void execute_script(const char* sql);
 
+    // Another one when what the last statement saw is another state than the one before saw.
+    std::uint32_t data_version() const;
     int changes() const;  // rows the last insert, update or delete touched
     bool in_transaction() const;
     bool is_idle() const;  // no transaction, not even one that a forgotten statement holds

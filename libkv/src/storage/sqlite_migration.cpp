@@ -17,6 +17,24 @@ constexpr Step steps[] = {
 alter table namespaces add column version_base integer not null default 0;
 alter table audit add column revision integer;
 )sql"},
+    {2, R"sql(
+create table sinks (
+    name text not null primary key,
+    registered_at integer not null,
+    owner text not null,              -- which process delivers to it; empty: none
+    owned_until integer not null,
+    owners integer not null
+) strict, without rowid;
+
+create table sink_cursors (
+    sink text not null,
+    namespace_id blob not null,
+    application_id text not null,
+    revision integer not null,        -- every event up to this one arrived
+    primary key (sink, namespace_id)
+) strict, without rowid;
+create index sink_cursors_by_namespace on sink_cursors (namespace_id, sink);
+)sql"},
 };
 
 // Through SQLite, so that what is still in the WAL is in it too, and under another name until it is whole.

@@ -1,64 +1,19 @@
 #include "storage/sqlite_questions.h"
 
 #include <algorithm>
-#include <iterator>
 #include <limits>
 
 #include "storage/batch.h"
-#include "storage/sqlite_rows.h"
+#include "storage/sqlite_reading.h"
 
 namespace kv::sqlite {
 namespace {
 
-constexpr std::int64_t integer_max = std::numeric_limits<std::int64_t>::max();
-
-// SQLite's integers have a sign: a bound beyond them means "no bound".
-std::int64_t bound(std::uint64_t value) {
-    return static_cast<std::int64_t>(std::min<std::uint64_t>(value, static_cast<std::uint64_t>(integer_max)));
-}
-
-// For SQLite every number is less than every BLOB: a place before any id, also before one that is too short.
-constexpr std::int64_t before_all_ids = 0;
+constexpr std::size_t known_namespaces_max = 64;
 
 // For SQLite every TEXT is less than every BLOB: an end that no key reaches.
 const std::string no_bytes;
 constexpr Blob<const std::string> after_all_text{no_bytes};
-
-template <class Row, class Exchange>
-Row read_row(Run& run, Exchange&& exchange) {
-    Row row;
-    exchange(row, [&](auto&&... fields) { run.read(fields...); });
-    return row;
-}
-
-NamespaceRow read_namespace(Run& run) {
-    return read_row<NamespaceRow>(run, [](auto& row, auto&& io) { exchange_namespace(row, io); });
-}
-EntryRow read_entry(Run& run) {
-    return read_row<EntryRow>(run, [](auto& row, auto&& io) { exchange_entry(row, io); });
-}
-VersionRow read_version(Run& run) {
-    return read_row<VersionRow>(run, [](auto& row, auto&& io) { exchange_version(row, io); });
-}
-KeyRow read_key(Run& run) {
-    return read_row<KeyRow>(run, [](auto& row, auto&& io) { exchange_key(row, io); });
-}
-EventRow read_event(Run& run) {
-    return read_row<EventRow>(run, [](auto& row, auto&& io) { exchange_event(row, io); });
-}
-AuditHead read_head(Run& run) {
-    return read_row<AuditHead>(run, [](auto& row, auto&& io) { io(row.stream, row.sequence, row.mac, row.state); });
-}
-AuditRow read_audit(Run& run) {
-    AuditRow row = read_row<AuditRow>(run, [](auto& fields, auto&& io) { exchange_audit(fields, io); });
-    run.read(row.position);
-    return row;
-}
-
-template <class Row, class Read>
-void read_all(Run& run, std::vector<Row>& rows, Read&& read) {
-    while (run.next()) rows.push_back(read(run));
-}
 
 template <class Row, class Read>
 std::vector<Row> read_batch(Run run, std::size_t limit, std::size_t bytes, Read&& read) {
@@ -77,36 +32,20 @@ std::vector<Row> read_due(Run run, std::size_t limit, std::size_t bytes, Read&& 
     return batch.take();
 }
 
-// A page behind whose last row the next begins. A row is lost if somebody made its place in the order unreadable, so that
-// nothing can begin behind it: it stands in the page of the next row that is not lost, before it, without its value and
-// if there is room. Where there is no such row any more, the lost ones are the last page.
-template <class Row, class Read, class IsLost>
-std::vector<Row> read_page(Run run, std::size_t limit, std::size_t bytes, Read&& read, IsLost&& is_lost) {
-    std::vector<Row> rows;
-    std::vector<Row> lost;  // since the last of `rows`
-    std::size_t held = 0;
-    while (rows.size() < limit && held <= bytes && run.next()) {
-        Row row = read(run);
-        if (is_lost(row)) {
-            if constexpr (requires { row.value; }) row.value.clear();
-            if (lost.size() < limit) lost.push_back(std::move(row));
-            continue;
-        }
-        lost.resize(std::min(lost.size(), limit - rows.size() - 1));
-        std::move(lost.begin(), lost.end(), std::back_inserter(rows));
-        lost.clear();
-        if constexpr (requires { row.value; }) held += row.value.size();
-        rows.push_back(std::move(row));
-    }
-    return rows.empty() ? lost : rows;
-}
-
 }  // namespace
 
 // ---- entries by key ----
 
+void Questions::begin() {
+    // BEGIN alone fixes nothing: the first read does.
+    connection_.ask_integer("pragma data_version");
+    const std::uint32_t data_version = connection_.data_version();
+    if (data_version != known_.data_version || known_.rows.size() > known_namespaces_max) known_.rows.clear();
+    known_.data_version = data_version;
+}
+
 std::shared_ptr<const NamespaceRow> Questions::find_namespace(const NamespaceRef& ref) {
-    if (auto known = namespaces_.find(ref); known != namespaces_.end()) return known->second;
+    if (auto known = known_.rows.find(ref); known != known_.rows.end()) return known->second;
     const auto* name = std::get_if<NamespaceName>(&ref);
     Run run = name ? connection_.run("select " KV_NAMESPACE_COLUMNS
                                      " from namespaces where application_id = ?1 and name = ?2 and deleted_at is null",
@@ -115,17 +54,20 @@ std::shared_ptr<const NamespaceRow> Questions::find_namespace(const NamespaceRef
                                      std::get<NamespaceId>(ref));
     std::shared_ptr<const NamespaceRow> row;
     if (run.next()) row = std::make_shared<const NamespaceRow>(read_namespace(run));
-    return namespaces_.emplace(ref, std::move(row)).first->second;
+    return known_.rows.emplace(ref, std::move(row)).first->second;
 }
 
 bool Questions::find_entry(const NamespaceId& ns, const std::string& key_path, Want want, Found& found) {
     Run run = connection_.run("select " KV_ENTRY_COLUMNS
-                              ", iif(?3, value, x''), has_history from entries"
+                              ", iif(?3, value, x''), has_history, rowid from entries"
                               " where namespace_id = ?1 and key_path = ?2",
                               ns, key_path, want.value);
     if (!run.next()) return false;
     found.entry = read_entry(run);
-    if (want.history) run.read(found.has_history);
+    bool has_history = false;
+    run.read(has_history);
+    if (want.history) found.has_history = has_history;
+    if (row_ids_) run.read((*row_ids_)[found.entry->id]);
     return true;
 }
 
@@ -150,6 +92,19 @@ std::vector<Found> Questions::find(std::span<const EntryRef> refs, Want want) {
         if (!all[i].ns || refs[i].key_path.empty()) continue;
         if (find_entry(all[i].ns->id, refs[i].key_path, want, all[i])) find_version(refs[i].pick, want, all[i]);
     }
+    return all;
+}
+
+std::optional<std::vector<Found>> Questions::find_by_one_statement(const EntryRef& ref, Want want) {
+    const auto known = known_.rows.find(ref.ns);
+    if (known == known_.rows.end() || !known->second || ref.key_path.empty() || ref.pick.kind != VersionPick::Kind::current) {
+        return std::nullopt;
+    }
+    std::vector<Found> all(1);
+    all[0].ns = known->second;
+    find_entry(all[0].ns->id, ref.key_path, want, all[0]);
+    // The statement saw the same state as the one that read the namespace, or another.
+    if (connection_.data_version() != known_.data_version) return std::nullopt;
     return all;
 }
 
@@ -282,7 +237,7 @@ std::vector<VersionRow> Questions::scan_versions(const VersionRange& range) {
         range.limit, range.bytes, read_version);
 }
 
-// ---- the log and the outbox ----
+// ---- the log ----
 
 namespace {
 
@@ -344,15 +299,6 @@ AuditPage Questions::scan_audit_oldest(const AuditRange& range) {
 
 AuditPage Questions::scan_audit(const AuditRange& range) {
     return range.newest_first ? scan_audit_newest(range) : scan_audit_oldest(range);
-}
-
-std::vector<EventRow> Questions::scan_events(const EventRange& range) {
-    Run run = connection_.run("select " KV_EVENT_COLUMNS
-                              " from outbox where namespace_id = ?1 and revision > ?2 order by revision limit ?3",
-                              range.ns, bound(range.after), bound(range.limit));
-    std::vector<EventRow> rows;
-    read_all(run, rows, read_event);
-    return rows;
 }
 
 // ---- what is due ----
@@ -427,93 +373,6 @@ std::vector<VersionRow> Questions::scan_due_versions(const DueVersionRange& rang
         range.limit, range.bytes, read_version, [](const VersionRow& row) { return row.entry_id.is_nil(); });
     name_keys(rows);
     return rows;
-}
-
-// ---- walks ----
-// A walk that shall go on behind an id of zeros, or behind a key without a number, was given no row but lost ones: it is
-// at its end.
-
-namespace {
-
-bool is_lost(KeyPurpose purpose, const NamespaceId& ns, std::uint32_t generation) {
-    return purpose == KeyPurpose{} || generation == 0 || (purpose == KeyPurpose::data && ns.is_nil());
-}
-
-}  // namespace
-
-std::vector<EntryRow> Questions::walk_entries(const EntryWalk& walk) {
-    if (walk.after && walk.after->ns.is_nil()) return {};
-    Run run = connection_.run("select " KV_ENTRY_COLUMNS ", iif(?1, value, x'') from entries indexed by entries_by_key"
-                              " where (namespace_id, key_path) > (?2, ?3) order by namespace_id, key_path",
-                              walk.values);
-    if (walk.after) {
-        run.bind(walk.after->ns, walk.after->key_path);
-    } else {
-        run.bind(before_all_ids, std::string_view());
-    }
-    return read_page<EntryRow>(std::move(run), walk.limit, walk.bytes, read_entry,
-                               [](const EntryRow& row) { return row.ns.is_nil(); });
-}
-
-std::vector<VersionRow> Questions::walk_versions(const VersionWalk& walk) {
-    if (walk.after && walk.after->entry_id.is_nil()) return {};
-    Run run = connection_.run("select " KV_VERSION_COLUMNS ", iif(?1, value, x'') from versions"
-                              " where (entry_id, version) > (?2, ?3) order by entry_id, version",
-                              walk.values);
-    if (walk.after) {
-        run.bind(walk.after->entry_id, walk.after->version);
-    } else {
-        run.bind(before_all_ids, 0);
-    }
-    std::vector<VersionRow> rows = read_page<VersionRow>(std::move(run), walk.limit, walk.bytes, read_version,
-                                                         [](const VersionRow& row) { return row.entry_id.is_nil(); });
-    name_keys(rows);
-    return rows;
-}
-
-std::vector<EventRow> Questions::walk_events(const EventWalk& walk) {
-    if (walk.after && walk.after->ns.is_nil()) return {};
-    Run run = connection_.run("select " KV_EVENT_COLUMNS " from outbox where (namespace_id, revision) > (?1, ?2)"
-                              " order by namespace_id, revision");
-    if (walk.after) {
-        run.bind(walk.after->ns, walk.after->revision);
-    } else {
-        run.bind(before_all_ids, 0);
-    }
-    return read_page<EventRow>(std::move(run), walk.limit, SIZE_MAX, read_event,
-                               [](const EventRow& row) { return row.ns.is_nil(); });
-}
-
-std::vector<AuditHead> Questions::walk_audit_heads(const HeadWalk& walk) {
-    if (walk.after && walk.after->is_nil()) return {};
-    Run run = connection_.run("select " KV_HEAD_COLUMNS " from audit_heads where stream > ?1 order by stream");
-    if (walk.after) {
-        run.bind(*walk.after);
-    } else {
-        run.bind(before_all_ids);
-    }
-    return read_page<AuditHead>(std::move(run), walk.limit, SIZE_MAX, read_head,
-                                [](const AuditHead& head) { return head.stream.is_nil(); });
-}
-
-std::vector<KeyRow> Questions::walk_keys(const KeyWalk& walk) {
-    const std::optional<KeyWalk::After>& after = walk.after;
-    if (after && is_lost(after->purpose, after->ns, after->generation)) return {};
-    Run run = connection_.run("select " KV_KEY_COLUMNS
-                              " from data_keys where (?1 = '' or ?1 in (wrap_key_id, second_wrap_key_id))"
-                              " and (?2 = '' or ?2 not in (wrap_key_id, second_wrap_key_id))"
-                              " and (not ?3 or (purpose = ?4 and generation <"
-                              " (select key_generation from namespaces where id = data_keys.namespace_id)))"
-                              " and (purpose, namespace_id, generation) > (?5, ?6, ?7)"
-                              " order by purpose, namespace_id, generation",
-                              walk.wrapped_by, walk.not_wrapped_by, walk.outdated, KeyPurpose::data);
-    if (after) {
-        run.bind(after->purpose, after->ns, after->generation);
-    } else {
-        run.bind(std::numeric_limits<std::int64_t>::min(), before_all_ids, 0);
-    }
-    return read_page<KeyRow>(std::move(run), walk.limit, SIZE_MAX, read_key,
-                             [](const KeyRow& row) { return is_lost(row.purpose, row.ns, row.generation); });
 }
 
 // ---- small tables ----

@@ -1,7 +1,9 @@
 #pragma once
 #include <map>
 #include <memory>
+#include <optional>
 #include <span>
+#include <string_view>
 #include <vector>
 
 #include "kv/storage.h"
@@ -9,21 +11,41 @@
 
 namespace kv::sqlite {
 
+// Namespaces as they were found, for as long as nothing is committed: most questions name the same few again and again.
+struct KnownNamespaces {
+    std::map<NamespaceRef, std::shared_ptr<const NamespaceRow>> rows = {};  // null: there is none
+    std::uint32_t data_version = 0;  // Connection::data_version() when they were read
+};
+
+// Where entries lie that were found in a transaction: what changes them then need not look them up by id.
+using RowIds = std::map<EntryId, std::int64_t>;
+
 // The questions of StorageReader as SQL on one connection. They throw Failure.
 class Questions {
 public:
-    explicit Questions(Connection& connection) : connection_(connection) {}
+    // `known` is of this connection, and in the state that a transaction sees. `row_ids`, if any, takes note of what is found.
+    Questions(Connection& connection, KnownNamespaces& known, RowIds* row_ids = nullptr)
+        : connection_(connection), known_(known), row_ids_(row_ids) {}
 
     std::vector<Found> find(std::span<const EntryRef> refs, Want want);
+    // Outside a transaction, with a single statement. Null: that takes a namespace that is known, and known still.
+    std::optional<std::vector<Found>> find_by_one_statement(const EntryRef& ref, Want want);
     // Kept for the questions that follow, until forget().
     std::shared_ptr<const NamespaceRow> find_namespace(const NamespaceRef& ref);
-    void forget() { namespaces_.clear(); }
+    void forget() { known_.rows.clear(); }
+    // First in a transaction: fixes what it sees, and forgets what that is too new for.
+    void begin();
 
     std::vector<NamespaceRow> scan_namespaces(const NamespaceRange& range);
     EntryPage scan_entries(const EntryRange& range);
     std::vector<VersionRow> scan_versions(const VersionRange& range);
     AuditPage scan_audit(const AuditRange& range);
     std::vector<EventRow> scan_events(const EventRange& range);
+    std::vector<EventSpan> scan_event_spans(const EventSpanRange& range);
+    std::vector<SinkRow> scan_sinks();
+    std::optional<SinkRow> find_sink(std::string_view name);
+    std::vector<SinkCursorRow> scan_cursors(const CursorRange& range);
+    std::vector<Backlog> scan_backlog(const BacklogRange& range);
     std::vector<EntryRow> scan_due(const DueRange& range);
     std::vector<VersionRow> scan_due_versions(const DueVersionRange& range);
     std::vector<KeyRow> get_keys(std::span<const KeyRef> refs);
@@ -46,7 +68,8 @@ private:
     AuditPage scan_audit_oldest(const AuditRange& range);
 
     Connection& connection_;
-    std::map<NamespaceRef, std::shared_ptr<const NamespaceRow>> namespaces_;
+    KnownNamespaces& known_;
+    RowIds* row_ids_;
 };
 
 }  // namespace kv::sqlite

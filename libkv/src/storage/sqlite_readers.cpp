@@ -1,6 +1,7 @@
 #include "storage/sqlite_readers.h"
 
-#include "storage/sqlite_answers.h"
+#include "storage/answers.h"
+#include "storage/sqlite_questions.h"
 #include "storage/sqlite_schema.h"
 
 namespace kv::sqlite {
@@ -8,7 +9,7 @@ namespace kv::sqlite {
 // ---- Readers ----
 
 // Where no further connection can be opened, for want of file descriptors perhaps, those that are open have to do.
-std::unique_ptr<Connection> Readers::take() {
+std::unique_ptr<ReadConnection> Readers::take() {
     bool may_open = true;
     while (true) {
         std::unique_lock lock(mutex_);
@@ -17,14 +18,14 @@ std::unique_ptr<Connection> Readers::take() {
         });
         if (is_closed_) return nullptr;
         if (!free_.empty()) {
-            auto connection = std::move(free_.back());
+            auto reader = std::move(free_.back());
             free_.pop_back();
-            return connection;
+            return reader;
         }
         ++open_;
         lock.unlock();
         try {
-            return std::make_unique<Connection>(source_.path, source_.vfs, source_.role);
+            return std::make_unique<ReadConnection>(source_);
         } catch (...) {
             give_back(nullptr);
             if (!has_open()) throw;
@@ -38,11 +39,11 @@ bool Readers::has_open() {
     return open_ > 0;
 }
 
-void Readers::give_back(std::unique_ptr<Connection> connection) noexcept {
-    if (connection && !connection->is_idle()) connection.reset();
+void Readers::give_back(std::unique_ptr<ReadConnection> reader) noexcept {
+    if (reader && !reader->connection.is_idle()) reader.reset();
     std::lock_guard lock(mutex_);
-    if (connection) {
-        free_.push_back(std::move(connection));  // cannot throw: it has room for as many as there may be
+    if (reader) {
+        free_.push_back(std::move(reader));  // cannot throw: it has room for as many as there may be
     } else {
         --open_;
     }
@@ -72,11 +73,11 @@ void Readers::reopen() {
 
 namespace {
 
-class Snapshot final : public Answers<StorageReader, Snapshot> {
+class Snapshot final : public rows::Answers<StorageReader, Snapshot> {
 public:
-    Snapshot(std::unique_ptr<Connection> connection, Clock& clock)
-        : connection_(std::move(connection)), transaction_(*connection_), clock_(clock) {
-        read_schema_version(*connection_);  // BEGIN alone fixes nothing: the first read does
+    Snapshot(const ReadSource& source, Clock& clock)
+        : reader_(source), transaction_(reader_.connection), clock_(clock) {
+        Questions(reader_.connection, reader_.known).begin();
     }
 
     Result<Time> now() override { return clock_.now(); }
@@ -84,13 +85,13 @@ public:
     template <class F>
     auto answer_with(F&& question) {
         return guard([&] {
-            Questions questions(*connection_);
+            Questions questions(reader_.connection, reader_.known);
             return question(questions);
         });
     }
 
 private:
-    std::unique_ptr<Connection> connection_;
+    ReadConnection reader_;
     ReadTransaction transaction_;
     Clock& clock_;
 };
@@ -99,7 +100,7 @@ private:
 
 Result<std::unique_ptr<StorageReader>> make_snapshot(const ReadSource& source, Clock& clock) {
     return guard([&]() -> std::unique_ptr<StorageReader> {
-        return std::make_unique<Snapshot>(std::make_unique<Connection>(source.path, source.vfs, source.role), clock);
+        return std::make_unique<Snapshot>(source, clock);
     });
 }
 
@@ -107,7 +108,7 @@ Result<std::unique_ptr<StorageReader>> make_snapshot(const ReadSource& source, C
 
 namespace {
 
-class ReadOnlyStorage final : public Answers<Storage, ReadOnlyStorage> {
+class ReadOnlyStorage final : public rows::Answers<Storage, ReadOnlyStorage> {
 public:
     ReadOnlyStorage(File file, const std::string& vfs, std::size_t readers, Clock& clock)
         : file_(std::move(file)),
@@ -117,7 +118,7 @@ public:
 
     Result<void> open() {
         KV_TRY(auto reader, guard([&] { return readers_.take(); }));
-        auto checked = guard([&] { return check_schema(*reader); });
+        auto checked = guard([&] { return check_schema(reader->connection); });
         readers_.give_back(std::move(reader));
         return checked;
     }

@@ -21,6 +21,14 @@ struct ReadSource {
     Role role = Role::reader;
 };
 
+// A read connection, and what it knows.
+struct ReadConnection {
+    explicit ReadConnection(const ReadSource& source) : connection(source.path, source.vfs, source.role) {}
+
+    Connection connection;
+    KnownNamespaces known;
+};
+
 // Read connections, opened when they are needed and as many as allowed.
 //
 // Threads: any.
@@ -31,9 +39,9 @@ public:
     }
 
     // Waits for a connection. Null: closed. Throws Failure if none is open and none can be.
-    std::unique_ptr<Connection> take();
+    std::unique_ptr<ReadConnection> take();
     // One that could not end its transaction is not used again.
-    void give_back(std::unique_ptr<Connection> connection) noexcept;
+    void give_back(std::unique_ptr<ReadConnection> reader) noexcept;
     bool is_closed();
     // Waits until all are back.
     void close();
@@ -46,21 +54,33 @@ private:
     const std::size_t limit_;
     std::mutex mutex_;
     std::condition_variable changed_;
-    std::vector<std::unique_ptr<Connection>> free_;
+    std::vector<std::unique_ptr<ReadConnection>> free_;
     std::size_t open_ = 0;  // free or taken
     bool is_closed_ = false;
 };
 
 // Asks one question in a transaction of its own, and gives the connection back.
 template <class F>
-auto answer_once(Readers& readers, std::unique_ptr<Connection> reader, F&& question) {
+auto answer_once(Readers& readers, std::unique_ptr<ReadConnection> reader, F&& question) {
     auto answered = guard([&] {
-        ReadTransaction snapshot(*reader);
-        Questions questions(*reader);
+        ReadTransaction snapshot(reader->connection);
+        Questions questions(reader->connection, reader->known);
+        questions.begin();
         return question(questions);
     });
     readers.give_back(std::move(reader));
     return answered;
+}
+
+// The same for a single entry, where one statement may do.
+inline Result<std::vector<Found>> find_once(Readers& readers, std::unique_ptr<ReadConnection> reader, const EntryRef& ref, Want want) {
+    auto found = guard([&] { return Questions(reader->connection, reader->known).find_by_one_statement(ref, want); });
+    if (found && !*found) {
+        return answer_once(readers, std::move(reader), [&](Questions& questions) { return questions.find(std::span(&ref, 1), want); });
+    }
+    readers.give_back(std::move(reader));
+    if (!found) return std::move(found).error();
+    return **std::move(found);
 }
 
 // A transaction on a connection of its own, which answers from what was committed when it was made.

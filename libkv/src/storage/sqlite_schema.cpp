@@ -5,7 +5,7 @@
 namespace kv::sqlite {
 namespace {
 
-constexpr std::int64_t schema_version = 2;
+constexpr std::int64_t schema_version = 3;
 constexpr std::int64_t application_id = 0x6b764b56;  // "kvKV"
 
 // Ids are the 16 bytes of a UUID: lower(hex(id)) shows them. Times are microseconds since 1970 in UTC:
@@ -145,6 +145,23 @@ create table outbox (
     primary key (namespace_id, revision)
 ) strict, without rowid;
 
+create table sinks (
+    name text not null primary key,
+    registered_at integer not null,
+    owner text not null,              -- which process delivers to it; empty: none
+    owned_until integer not null,
+    owners integer not null
+) strict, without rowid;
+
+create table sink_cursors (
+    sink text not null,
+    namespace_id blob not null,
+    application_id text not null,
+    revision integer not null,        -- every event up to this one arrived
+    primary key (sink, namespace_id)
+) strict, without rowid;
+create index sink_cursors_by_namespace on sink_cursors (namespace_id, sink);
+
 create table data_keys (
     purpose integer not null,         -- 1 canary, 2 audit, 3 row mac, 4 token, 5 cursor, 6 data of a namespace
     namespace_id blob not null,
@@ -159,9 +176,9 @@ create table data_keys (
     primary key (purpose, namespace_id, generation)
 ) strict, without rowid;
 
-insert into meta (name, value) values ('storage.schema_version', '2');
+insert into meta (name, value) values ('storage.schema_version', '3');
 pragma application_id = 0x6b764b56;
-pragma user_version = 2;
+pragma user_version = 3;
 )sql";
 
 Error foreign() { return {Errc::integrity, "the file is a database of another program"}; }

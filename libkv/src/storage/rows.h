@@ -1,5 +1,5 @@
 #pragma once
-#include "storage/sqlite_connection.h"
+#include "kv/rows.h"
 
 // The columns of each table in one order, which the SQL texts and the exchange functions below share. An exchange
 // function hands every field of a row, in that order, to `io`, which binds or reads them.
@@ -18,12 +18,38 @@
     "stream, sequence, at, namespace_id, entry_id, key_path, action, operation, user_id, credential_id, "            \
     "application_id, peer, request_id, success, reason, version, revision, count, mac"
 #define KV_EVENT_COLUMNS "namespace_id, revision, entry_id, key_path, kind, version, at, user_id"
+#define KV_SINK_COLUMNS "name, registered_at, owner, owned_until, owners"
+#define KV_CURSOR_COLUMNS "sink, namespace_id, application_id, revision"
 #define KV_HEAD_COLUMNS "stream, sequence, mac, closed"
 #define KV_KEY_COLUMNS                                                                                                \
     "purpose, namespace_id, generation, application_id, created_at, wrap_key_id, wrap, second_wrap_key_id, "         \
     "second_wrap, commitment"
 
-namespace kv::sqlite {
+namespace kv {
+
+// Marks bytes that are to be bytes in the database; every other string is text.
+template <class String>
+struct Blob {
+    String& bytes;
+};
+template <class String>
+Blob(String&) -> Blob<String>;
+
+// The highest number of an enumeration in a row: a database changed by others must not bring in numbers without a name.
+template <class E>
+inline constexpr int last_of = 0;
+template <>
+inline constexpr int last_of<ValueType> = 5;
+template <>
+inline constexpr int last_of<Reason> = 6;
+template <>
+inline constexpr int last_of<AuditAction> = 5;
+template <>
+inline constexpr int last_of<EventKind> = 7;
+template <>
+inline constexpr int last_of<KeyPurpose> = 6;
+template <>
+inline constexpr int last_of<HeadState> = 2;
 
 template <class Row, class Io>
 void exchange_namespace(Row& row, Io&& io) {
@@ -63,9 +89,24 @@ void exchange_event(Row& row, Io&& io) {
 }
 
 template <class Row, class Io>
+void exchange_sink(Row& row, Io&& io) {
+    io(row.name, row.registered_at, row.owner, row.owned_until, row.owners);
+}
+
+template <class Row, class Io>
+void exchange_cursor(Row& row, Io&& io) {
+    io(row.sink, row.ns, row.application_id, row.revision);
+}
+
+template <class Row, class Io>
+void exchange_head(Row& row, Io&& io) {
+    io(row.stream, row.sequence, row.mac, row.state);
+}
+
+template <class Row, class Io>
 void exchange_key(Row& row, Io&& io) {
     io(row.purpose, row.ns, row.generation, row.application_id, row.created_at, row.wrap_key_id, Blob{row.wrap},
        row.second_wrap_key_id, Blob{row.second_wrap}, row.commitment);
 }
 
-}  // namespace kv::sqlite
+}  // namespace kv
