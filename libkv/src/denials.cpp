@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "authorize.h"
+#include "out_of_memory.h"
 
 namespace kv {
 
@@ -16,24 +17,41 @@ void Denials::Window::add(const AuditRecord& record, std::uint64_t rows) {
     count += rows;
 }
 
+Denials::Caller Denials::caller_of(const AuditRecord& record) {
+    return {record.user_id, record.credential_id, record.peer, record.reason, record.operation, record.namespace_id};
+}
+
+Denials::Windows::iterator Denials::find(Caller& caller) {
+    const auto found = windows_.find(caller);
+    if (found != windows_.end() || windows_.size() < callers_max_) return found;
+    // Too many callers to tell them apart: those that come now are counted together, by reason.
+    caller = Caller{{}, {}, {}, std::move(caller.reason), {}, {}};
+    return windows_.find(caller);
+}
+
 std::pair<Denials::Windows::iterator, bool> Denials::open(const AuditRecord& record) {
-    Caller caller{record.user_id, record.credential_id, record.peer, record.reason, record.operation, record.namespace_id};
-    auto found = windows_.find(caller);
-    if (found == windows_.end() && windows_.size() >= callers_max_) {
-        // Too many callers to tell them apart: those that come now are counted together, by reason.
-        caller = Caller{{}, {}, {}, record.reason, {}, {}};
-        found = windows_.find(caller);
-    }
+    Caller caller = caller_of(record);
+    const auto found = find(caller);
     // What an old window counted and nobody took yet: it goes on counting until it is.
     const bool is_open = found != windows_.end() && (found->second.ends > record.timestamp || found->second.count > 0);
     if (is_open) return {found, false};
-    return {windows_.insert_or_assign(std::move(caller), Window{record.timestamp + window_, {}, 0}).first, true};
+    return {windows_.insert_or_assign(std::move(caller), Window{record.timestamp + window_, {}, 0, false}).first, true};
 }
 
 bool Denials::admit(const AuditRecord& record) {
     if (window_.count() == 0) return true;
     std::lock_guard lock(mutex_);
-    return open(record).second;
+    const auto [window, is_new] = open(record);
+    return is_new || std::exchange(window->second.is_withdrawn, false);
+}
+
+void Denials::withdraw(const AuditRecord& record) noexcept {
+    if (window_.count() == 0) return;
+    attempt([&] {
+        Caller caller = caller_of(record);
+        std::lock_guard lock(mutex_);
+        if (const auto found = find(caller); found != windows_.end()) found->second.is_withdrawn = true;
+    });
 }
 
 void Denials::count(const AuditRecord& record, std::uint64_t rows) {

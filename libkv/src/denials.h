@@ -27,6 +27,8 @@ public:
     // once the caller is told of the denial, for until then it may be told of a failure instead.
     bool admit(const AuditRecord& record);
     void count(const AuditRecord& record, std::uint64_t rows = 1);
+    // The row that admit() let pass was not written, or perhaps not: the next denial of its window is written at once.
+    void withdraw(const AuditRecord& record) noexcept;
     // The rows of windows that ended by `now`: the last of each as it was, with the count of those not written.
     std::vector<AuditRecord> take_ended(Time now);
     std::vector<AuditRecord> take_all() { return take_ended(Time::max()); }
@@ -45,12 +47,16 @@ private:
         Time ends;
         AuditRecord last;
         std::uint64_t count = 0;
+        bool is_withdrawn = false;
         void add(const AuditRecord& record, std::uint64_t rows);
     };
 
+    static Caller caller_of(const AuditRecord& record);
     using Windows = std::map<Caller, Window>;
 
-    // The window that counts for the record, and whether it was opened for it. Under the lock.
+    // The window that counts for the record, if there is one. Under the lock.
+    Windows::iterator find(Caller& caller);
+    // That window, and whether it was opened for the record. Under the lock.
     std::pair<Windows::iterator, bool> open(const AuditRecord& record);
 
     const std::chrono::seconds window_;

@@ -83,7 +83,7 @@ Result<void> OperationItem::prepare(GroupContext& context) {
 }
 
 Result<void> OperationItem::plan(GroupContext& context) {
-    folded_.reset();
+    denial_.reset();
     if (rejection_) {
         context.audit.push_back(failure_record(operation_, *rejection_, context.plan.now, nullptr));
         reply_ = *rejection_;
@@ -107,10 +107,10 @@ void OperationItem::record(GroupContext& context, std::vector<AuditRecord> rows)
     const auto is_refusal = [](const AuditRecord& row) { return !row.success; };
     const auto first = std::find_if(rows.begin(), rows.end(), is_refusal);
     if (is_denied && first != rows.end()) {
+        denial_ = *first;
         if (!is_admitted_) is_admitted_ = denials_.admit(*first);
         if (!*is_admitted_) {
             folded_rows_ = static_cast<std::uint64_t>(std::count_if(rows.begin(), rows.end(), is_refusal));
-            folded_ = std::move(*first);
             std::erase_if(rows, is_refusal);
         }
     }
@@ -118,7 +118,8 @@ void OperationItem::record(GroupContext& context, std::vector<AuditRecord> rows)
 }
 
 void OperationItem::finish(const Result<void>& committed) noexcept {
-    if (committed && folded_) attempt([&] { denials_.count(*folded_, folded_rows_); });
+    if (denial_ && committed && !*is_admitted_) attempt([&] { denials_.count(*denial_, folded_rows_); });
+    if (denial_ && !committed && *is_admitted_) denials_.withdraw(*denial_);
     if (!committed) {
         ticket_.answer(copy_of(committed.error()));
     } else if (then && reply_ && found_) {

@@ -35,8 +35,8 @@ private:
     std::optional<NamespaceId> found_;
     Denials& denials_;
     std::optional<bool> is_admitted_;  // what a denial records: decided once, however often the group runs
-    std::optional<AuditRecord> folded_;  // the first of the rows that it does not record
-    std::uint64_t folded_rows_ = 0;
+    std::optional<AuditRecord> denial_;  // the first of its rows
+    std::uint64_t folded_rows_ = 0;      // those that it does not record
 };
 
 }  // namespace kv

@@ -38,8 +38,12 @@ public:
         context.audit.insert(context.audit.end(), records_.begin(), records_.end());
         return {};
     }
-    void reject(Error) override { records_.clear(), is_rejected_ = true; }
+    void reject(Error) override {
+        withdraw();
+        records_.clear(), is_rejected_ = true;
+    }
     void finish(const Result<void>& committed) noexcept override {
+        if (!committed) withdraw();
         if (committed && !is_rejected_ && !waiting_.empty()) queue_.count_release(std::chrono::steady_clock::now() - began_);
         for (auto& item : waiting_) {
             if (committed && !is_rejected_) {
@@ -52,6 +56,13 @@ public:
     }
 
 private:
+    // Of a denial that is not on record: the next one shall be.
+    void withdraw() noexcept {
+        for (const AuditRecord& record : records_) {
+            if (!record.success) queue_.denials_.withdraw(record);
+        }
+    }
+
     std::vector<AuditRecord> records_;
     std::vector<std::unique_ptr<ReadItem>> waiting_;
     bool is_rejected_ = false;

@@ -652,11 +652,14 @@ class Checker:
                 self.broken("an audit stream has no gap", "", "", f"{stream}: {len(sequences)} rows, the last is {sequences[-1]}")
 
     def check_denials(self, denied, folded):
-        """Folded into few rows, but counted one by one. What a killed process had counted and not written is lost."""
+        """Folded into few rows, but counted one by one. What a killed process had counted and not written is lost: perhaps all,
+        where the first of them, which has a row at once, failed while another was counted."""
         for group in set(denied) | set(folded):
             known = sum(denials(op) for op in denied[group])
-            unknown = sum(len(keys_of(op)) or 1 for op in self.ops if not op.is_known and op.user == group[0] and OPERATION_OF[op.kind] == group[1])
-            least = min(known, 1) if self.losses else known
+            others = [op for op in self.ops if op.user == group[0] and OPERATION_OF[op.kind] == group[1]]
+            unknown = sum(len(keys_of(op)) or 1 for op in others if not op.is_known)
+            has_failed = any(not op.is_known or op.status >= 500 for op in others)
+            least = min(known, 0 if has_failed else 1) if self.losses else known
             if not least <= folded[group] <= known + unknown:
                 self.broken("denials are counted one by one", "", "", f"{group}: {folded[group]} are on record, {known} were heard of, {unknown} may have been")
 
