@@ -154,14 +154,14 @@ AdminService::AdminService(const Parts& parts) : parts_(parts), calls_(call_thre
 
 AdminService::~AdminService() { stop(); }
 
-Service::Verdict AdminService::judge(const HttpRequest& request, std::string_view authorization) {
+Service::Verdict AdminService::judge(const HttpRequest& request, const Presented& presented) {
     Verdict verdict;
     if ((verdict.answer = parts_.health.answer(request))) {
         verdict.operation = Metrics::operation_of(Metrics::health);
         return verdict;
     }
     if (request.path != "/metrics")
-        return judge_route(ListenerKind::admin, request, authorization, parts_.tokens, parts_.limits);
+        return judge_route(ListenerKind::admin, request, presented, parts_.authenticator, parts_.limits);
     verdict.operation = Metrics::operation_of(Metrics::metrics);
     if (request.method != "GET" && request.method != "HEAD") {
         verdict.answer = method_not_allowed(request, "GET, HEAD");
@@ -171,6 +171,10 @@ Service::Verdict AdminService::judge(const HttpRequest& request, std::string_vie
     verdict.answer->content_type = "text/plain; version=0.0.4; charset=utf-8";
     verdict.answer->body = parts_.metrics.render();
     return verdict;
+}
+
+void AdminService::resolve(Verdict verdict, std::function<void(Verdict)> done) {
+    resolve_verdict(std::move(verdict), parts_.authenticator, std::move(done));
 }
 
 void AdminService::handle(Verdict&& verdict, HttpRequest&& request, Done done) {

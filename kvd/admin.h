@@ -48,7 +48,7 @@ public:
     struct Parts {
         kv::Store& store;
         Router& router;  // for refusals
-        const TokenStore& tokens;
+        const Authenticator& authenticator;
         const Health& health;
         const Metrics& metrics;
         Limits limits;
@@ -57,7 +57,8 @@ public:
     explicit AdminService(const Parts& parts);
     ~AdminService() override;
 
-    Verdict judge(const HttpRequest& request, std::string_view authorization) override;
+    Verdict judge(const HttpRequest& request, const Presented& presented) override;
+    void resolve(Verdict verdict, std::function<void(Verdict)> done) override;
     void handle(Verdict&& verdict, HttpRequest&& request, Done done) override;
     void refuse(Verdict verdict, const HttpRequest& request, kv::Error error, Done done) override;
 

@@ -170,8 +170,9 @@ int serve(const Settings& settings, SecretVariables variables) {
     Router router(kv);
     WatchPace pace;
     pace.heartbeat = settings.watch_heartbeat;
-    ApiService api(router, *secrets->tokens, health, settings.limits, pace);
-    AdminService admin({kv, router, *secrets->tokens, health, metrics, settings.limits});
+    const Authenticator authenticator({.tokens = secrets->tokens.get()});
+    ApiService api(router, authenticator, health, settings.limits, pace);
+    AdminService admin({kv, router, authenticator, health, metrics, settings.limits});
     const auto listening = server.listen(*Endpoint::parse(settings.listen), api);
     if (!listening) return fail(exit_config, listening.error().message);
     if (settings.admin_listen != "off") {

@@ -30,17 +30,12 @@ HttpResponse unready(const Error& error, std::string_view request_id) {
     return response;
 }
 
-// RFC 6750: the scheme in any case, one space or more, the token.
-std::optional<Error> authenticate(const TokenStore& tokens, std::string_view authorization, Service::Verdict& verdict) {
-    constexpr std::string_view scheme = "bearer ";
-    if (!equals_ignoring_case(authorization.substr(0, scheme.size()), scheme))
-        return Error{Errc::unauthenticated, "a bearer token is needed: Authorization: Bearer TOKEN"};
-    authorization.remove_prefix(scheme.size());
-    while (!authorization.empty() && authorization.front() == ' ') authorization.remove_prefix(1);
-    verdict.token = hash_token(authorization);
-    if (!tokens.identify(verdict.token, verdict.actor))
-        return Error{Errc::unauthenticated, "the token is unknown or has expired"};
-    return std::nullopt;
+// What was found goes into the verdict; the error, if there is one, is to be refused.
+void take_finding(Authenticator::Finding finding, Service::Verdict& verdict) {
+    verdict.actor = std::move(finding.actor);
+    verdict.identity = std::move(finding.identity);
+    verdict.refusal = std::move(finding.refusal);
+    verdict.is_open = finding.is_open;
 }
 
 }  // namespace
@@ -60,18 +55,22 @@ std::optional<HttpResponse> Health::answer(const HttpRequest& request) const {
     return response;
 }
 
-ApiService::ApiService(Router& router, const TokenStore& tokens, const Health& health, const Limits& limits, const WatchPace& pace)
-    : router_(router), tokens_(tokens), health_(health), limits_(limits), pace_(pace) {}
+ApiService::ApiService(Router& router, const Authenticator& authenticator, const Health& health, const Limits& limits, const WatchPace& pace)
+    : router_(router), authenticator_(authenticator), health_(health), limits_(limits), pace_(pace) {}
 
-Service::Verdict ApiService::judge(const HttpRequest& request, std::string_view authorization) {
+Service::Verdict ApiService::judge(const HttpRequest& request, const Presented& presented) {
     if (auto answer = health_.answer(request))
         return answered(Metrics::operation_of(Metrics::health), *std::move(answer));
-    return judge_route(ListenerKind::api, request, authorization, tokens_, limits_);
+    return judge_route(ListenerKind::api, request, presented, authenticator_, limits_);
+}
+
+void ApiService::resolve(Verdict verdict, std::function<void(Verdict)> done) {
+    resolve_verdict(std::move(verdict), authenticator_, std::move(done));
 }
 
 void ApiService::handle(Verdict&& verdict, HttpRequest&& request, Done done) {
     if (verdict.match.route->is_watch)
-        request.watch_terms = std::make_shared<WatchTerms>(pace_, Standing(tokens_, verdict.token, verdict.actor));
+        request.watch_terms = std::make_shared<WatchTerms>(pace_, Standing(authenticator_, verdict.identity, verdict.actor));
     router_.handle(std::move(verdict.match), std::move(request), std::move(verdict.actor), std::move(done));
 }
 
@@ -79,8 +78,8 @@ void ApiService::refuse(Verdict verdict, const HttpRequest& request, Error error
     router_.refuse(verdict.match.route, request, std::move(verdict.actor), std::move(error), std::move(done));
 }
 
-Service::Verdict judge_route(ListenerKind listener, const HttpRequest& request, std::string_view authorization,
-                             const TokenStore& tokens, const Limits& limits) {
+Service::Verdict judge_route(ListenerKind listener, const HttpRequest& request, const Presented& presented,
+                             const Authenticator& authenticator, const Limits& limits) {
     Service::Verdict verdict;
     verdict.operation = Metrics::operation_of(Metrics::no_route);
     auto found = match_route(request.method, request.path, listener);
@@ -97,8 +96,22 @@ Service::Verdict judge_route(ListenerKind listener, const HttpRequest& request, 
     verdict.body_bytes_max = route.is_bulk ? limits.bulk_body_bytes_max : limits.body_bytes_max;
     verdict.actor.peer = request.peer;
     verdict.actor.request_id = request.request_id;
-    if (route.needs_credential) verdict.refusal = authenticate(tokens, authorization, verdict);
+    if (!route.needs_credential) return verdict;
+    Authenticator::Finding finding;
+    finding.actor = std::move(verdict.actor);
+    authenticator.identify(presented, finding);
+    take_finding(std::move(finding), verdict);
     return verdict;
+}
+
+void resolve_verdict(Service::Verdict verdict, const Authenticator& authenticator, std::function<void(Service::Verdict)> done) {
+    Authenticator::Finding finding{std::move(verdict.actor), std::move(verdict.identity), std::nullopt, true};
+    // Shared because std::function copies what it holds.
+    auto kept = std::make_shared<Service::Verdict>(std::move(verdict));
+    authenticator.resolve(std::move(finding), [kept, done = std::move(done)](Authenticator::Finding found) {
+        take_finding(std::move(found), *kept);
+        done(std::move(*kept));
+    });
 }
 
 HttpResponse method_not_allowed(const HttpRequest& request, std::string allow) {

@@ -4,7 +4,7 @@
 #include <optional>
 #include <string_view>
 
-#include "kvd/auth/tokens.h"
+#include "kvd/auth/authenticator.h"
 #include "kvd/routes.h"
 #include "kvd/watch_stream.h"
 
@@ -22,7 +22,8 @@ public:
         std::optional<kv::Error> refusal;    // to be given to refuse()
         RouteMatch match;
         kv::Actor actor;
-        TokenHash token{};        // of the credential, where one was needed and is good
+        Identity identity;        // the ground for it, where one was needed and is good
+        bool is_open = false;     // who asks is not known yet: resolve() comes first
         bool has_body = false;    // may have one
         bool needs_body = false;  // and must say how long it is
         std::size_t body_bytes_max = 0;
@@ -30,7 +31,9 @@ public:
 
     virtual ~Service();
     // `request` lacks its body still.
-    virtual Verdict judge(const HttpRequest& request, std::string_view authorization) = 0;
+    virtual Verdict judge(const HttpRequest& request, const Presented& presented) = 0;
+    // For a verdict that is open: calls `done` once, from any thread, perhaps before it returns, with one that is not.
+    virtual void resolve(Verdict verdict, std::function<void(Verdict)> done) = 0;
     // Both call `done` once, from any thread, perhaps before they return.
     virtual void handle(Verdict&& verdict, HttpRequest&& request, Done done) = 0;
     virtual void refuse(Verdict verdict, const HttpRequest& request, kv::Error error, Done done) = 0;
@@ -52,23 +55,26 @@ private:
 // The API: routes behind credentials, and health. Borrows everything.
 class ApiService final : public Service {
 public:
-    ApiService(Router& router, const TokenStore& tokens, const Health& health, const Limits& limits, const WatchPace& pace = {});
+    ApiService(Router& router, const Authenticator& authenticator, const Health& health, const Limits& limits, const WatchPace& pace = {});
 
-    Verdict judge(const HttpRequest& request, std::string_view authorization) override;
+    Verdict judge(const HttpRequest& request, const Presented& presented) override;
+    void resolve(Verdict verdict, std::function<void(Verdict)> done) override;
     void handle(Verdict&& verdict, HttpRequest&& request, Done done) override;
     void refuse(Verdict verdict, const HttpRequest& request, kv::Error error, Done done) override;
 
 private:
     Router& router_;
-    const TokenStore& tokens_;
+    const Authenticator& authenticator_;
     const Health& health_;
     Limits limits_;
     WatchPace pace_;
 };
 
 // What every listener does with a request for one of its routes: finds the route, and who asks.
-Service::Verdict judge_route(ListenerKind listener, const HttpRequest& request, std::string_view authorization,
-                             const TokenStore& tokens, const Limits& limits);
+Service::Verdict judge_route(ListenerKind listener, const HttpRequest& request, const Presented& presented,
+                             const Authenticator& authenticator, const Limits& limits);
+// What every listener does with a verdict that is open.
+void resolve_verdict(Service::Verdict verdict, const Authenticator& authenticator, std::function<void(Service::Verdict)> done);
 // A method that a resource without a row in the table does not take.
 HttpResponse method_not_allowed(const HttpRequest& request, std::string allow);
 

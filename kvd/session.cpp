@@ -66,7 +66,7 @@ void Session::start() {
     error_code error;
     const auto endpoint = socket_.remote_endpoint(error);
     if (error) return close();  // gone already
-    peer_ = address_of(endpoint);
+    peer_.address = address_of(endpoint);
     socket_.set_option(net::ip::tcp::no_delay(true), error);
     socket_.non_blocking(true, error);
     if (error) return close();
@@ -117,6 +117,7 @@ void Session::run(First first) {
 Session::Step Session::step() {
     switch (phase_) {
         case Phase::head:
+        case Phase::judging:
             return take_head();
         case Phase::body:
             return take_body();
@@ -159,7 +160,7 @@ void Session::on_read(std::size_t size, bool failed) {
 }
 
 void Session::check_deadline(Clock::time_point now) {
-    const bool awaits_us = phase_ == Phase::handling || phase_ == Phase::pulling;
+    const bool awaits_us = phase_ == Phase::judging || phase_ == Phase::handling || phase_ == Phase::pulling;
     const bool is_long = phase_ == Phase::handling ? is_read_ && now - began_ > patience_of_peers : is_endless_;
     if (awaits_us && !watching_ && is_long) watch_peer();
     if (now < deadline_ || awaits_us || phase_ == Phase::closed) return;
@@ -189,6 +190,7 @@ Session::Step Session::on_timeout() {
 }
 
 Session::Step Session::take_head() {
+    if (phase_ == Phase::judging && !has_verdict_) return Step::wait;
     const SessionLimits& limits = context_.limits;
     const Result<std::size_t> size = scanner_.scan(input_.view());
     if (!size) {
@@ -213,7 +215,7 @@ Session::Step Session::take_head() {
         context_.metrics.framing_errors.fetch_add(1, std::memory_order_relaxed);
         return answer_unheard(head.error());
     }
-    return judge(*head, *size);
+    return phase_ == Phase::judging ? act_on_verdict(*head, *size) : judge(*head, *size);
 }
 
 void Session::read_request(const Head& head) {
@@ -230,7 +232,7 @@ void Session::read_request(const Head& head) {
     request_.if_none_match = head.if_none_match;
     request_.last_event_id = head.last_event_id;
     request_.request_id = head.request_id.empty() ? worker_.draw_id() : std::string(head.request_id);
-    request_.peer = peer_;
+    request_.peer = peer_.address;
     method_ = head.method;
     request_id_ = request_.request_id;
     is_http_1_0_ = head.is_http_1_0;
@@ -241,7 +243,29 @@ Session::Step Session::judge(const Head& head, std::size_t head_bytes) {
     ++sequence_;
     closing_ = !head.keeps_alive;
     read_request(head);
-    verdict_ = context_.service.judge(request_, head.authorization);
+    verdict_ = context_.service.judge(request_, {.authorization = head.authorization, .peer = &peer_});
+    return verdict_.is_open ? await_verdict(head, head_bytes) : act_on_verdict(head, head_bytes);
+}
+
+// Nothing is read meanwhile, and the head stays in the buffer, to be looked at again.
+Session::Step Session::await_verdict(const Head& head, std::size_t head_bytes) {
+    phase_ = Phase::judging;
+    has_verdict_ = false;
+    context_.service.resolve(std::move(verdict_),
+                             [worker = &worker_, weak = weak_from_this(), sequence = sequence_](Service::Verdict verdict) {
+                                 deliver(*worker, weak, sequence, &Session::complete_verdict, std::move(verdict));
+                             });
+    return has_verdict_ ? act_on_verdict(head, head_bytes) : Step::wait;
+}
+
+void Session::complete_verdict(std::uint64_t sequence, Service::Verdict verdict) {
+    if (phase_ != Phase::judging || sequence != sequence_ || has_verdict_) return;
+    verdict_ = std::move(verdict);
+    has_verdict_ = true;
+    if (!running_) run([this] { return step(); });
+}
+
+Session::Step Session::act_on_verdict(const Head& head, std::size_t head_bytes) {
     operation_ = verdict_.operation;
     std::optional<Error> error = std::move(verdict_.refusal);
     if (!error && !verdict_.answer) error = judge_body(head);

@@ -88,7 +88,7 @@ public:
 
 private:
     using Clock = std::chrono::steady_clock;
-    enum class Phase : std::uint8_t { head, body, handling, writing, pulling, lingering, closed };
+    enum class Phase : std::uint8_t { head, judging, body, handling, writing, pulling, lingering, closed };
     // What a step leaves behind: more to do at once, or an operation under way that calls back.
     enum class Step : std::uint8_t { again, wait };
 
@@ -98,6 +98,9 @@ private:
 
     Step take_head();
     Step judge(const Head& head, std::size_t head_bytes);
+    Step await_verdict(const Head& head, std::size_t head_bytes);
+    Step act_on_verdict(const Head& head, std::size_t head_bytes);
+    void complete_verdict(std::uint64_t sequence, Service::Verdict verdict);
     void read_request(const Head& head);
     std::optional<kv::Error> judge_body(const Head& head) const;
     void skip_body(const Head& head);
@@ -147,7 +150,7 @@ private:
     Socket socket_;
     Worker& worker_;
     SessionContext& context_;
-    std::string peer_;
+    Peer peer_;
     InputBuffer input_;
     HeadScanner scanner_;
     Clock::time_point deadline_;  // for whatever is under way, except handling
@@ -164,6 +167,7 @@ private:
     std::uint64_t sequence_ = 0;
     HttpRequest request_;
     Service::Verdict verdict_;
+    bool has_verdict_ = false;  // that was open
     std::size_t operation_ = 0;
     std::string method_;
     std::string request_id_;

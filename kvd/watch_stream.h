@@ -5,7 +5,7 @@
 #include <optional>
 
 #include "kv/events.h"
-#include "kvd/auth/tokens.h"
+#include "kvd/auth/authenticator.h"
 #include "kvd/http.h"
 
 namespace kvd {

@@ -142,10 +142,6 @@ bool is_equal(const kv::Grant& one, const kv::Grant& other) {
            std::equal(one.keys.begin(), one.keys.end(), other.keys.begin(), other.keys.end(), same_keys);
 }
 
-bool are_equal(const std::vector<kv::Grant>& some, const std::vector<kv::Grant>& others) {
-    return std::equal(some.begin(), some.end(), others.begin(), others.end(), is_equal);
-}
-
 void write_list(kv::json::Writer& out, std::string_view name, std::string_view items) {
     out.key(name);
     out.begin_array();
@@ -188,6 +184,10 @@ Result<std::string> grant_of_pairs(std::string_view text) {
 }
 
 }  // namespace
+
+bool are_equal(const std::vector<kv::Grant>& some, const std::vector<kv::Grant>& others) {
+    return std::equal(some.begin(), some.end(), others.begin(), others.end(), is_equal);
+}
 
 TokenHash hash_token(std::string_view token) {
     // Looked up once: EVP_sha256() alone would make OpenSSL search its providers for every request.
@@ -280,19 +280,6 @@ bool TokenStore::identify(const TokenHash& hash, kv::Actor& actor) const {
 std::size_t TokenStore::usable() const {
     const std::shared_lock lock(mutex_);
     return table_.usable(now());
-}
-
-Standing::Standing(const TokenStore& tokens, const TokenHash& hash, const kv::Actor& actor)
-    : tokens_(tokens), hash_(hash), user_id_(actor.user_id), grants_(actor.grants) {}
-
-Standing::Verdict Standing::judge() {
-    kv::Actor actor;
-    if (!tokens_.identify(hash_, actor)) return Verdict::gone;
-    if (actor.grants != grants_) {
-        if (actor.user_id != user_id_ || !are_equal(*actor.grants, *grants_)) return Verdict::changed;
-        grants_ = actor.grants;  // the file was read again: they are told apart only once
-    }
-    return Verdict::valid;
 }
 
 kv::SecretBytes generate_token() {

@@ -74,23 +74,8 @@ private:
     TokenTable table_;
 };
 
-// Standing is what a request was let in by, for an answer that goes on: the token may be taken away meanwhile. Borrows the
-// store. Threads: one at a time.
-class Standing {
-public:
-    enum class Verdict : std::uint8_t { valid, gone, changed };
-
-    // `actor` as identify() left it.
-    Standing(const TokenStore& tokens, const TokenHash& hash, const kv::Actor& actor);
-    // `gone`: the token is not known any more, or has expired. `changed`: it stands for another user, or has other grants.
-    Verdict judge();
-
-private:
-    const TokenStore& tokens_;
-    TokenHash hash_;
-    std::string user_id_;
-    std::shared_ptr<const std::vector<kv::Grant>> grants_;
-};
+// Whether they grant the same, in the same words.
+bool are_equal(const std::vector<kv::Grant>& some, const std::vector<kv::Grant>& others);
 
 // ---- for `kvd token` ----
 

@@ -10,7 +10,7 @@
 
 #include "fuzz.h"
 #include "json/json.h"
-#include "kvd/auth/tokens.h"
+#include "kvd/auth/authenticator.h"
 #include "kvd/log.h"
 #include "kvd/metrics.h"
 #include "kvd/routes.h"
@@ -284,12 +284,13 @@ class Witness final : public kvd::Service {
 public:
     explicit Witness(Service& inner) : inner_(inner) {}
 
-    Verdict judge(const kvd::HttpRequest& request, std::string_view authorization) override {
+    Verdict judge(const kvd::HttpRequest& request, const kvd::Presented& presented) override {
         heard.push_back({request.method, request.path, request.query, request.request_id, std::nullopt, false});
-        Verdict verdict = inner_.judge(request, authorization);
+        Verdict verdict = inner_.judge(request, presented);
         heard.back().is_answered = verdict.answer.has_value();
         return verdict;
     }
+    void resolve(Verdict verdict, std::function<void(Verdict)> done) override { inner_.resolve(std::move(verdict), std::move(done)); }
     void handle(Verdict&& verdict, kvd::HttpRequest&& request, Done done) override {
         KV_PROPERTY(!heard.empty() && !heard.back().body && !heard.back().is_answered);
         heard.back().body = request.body;
@@ -361,7 +362,7 @@ public:
     Server()
         : client_(*fill(small_)),
           router_(client_),
-          api_(router_, tokens(), health_, kvd::Limits{body_bytes_max, 2 * body_bytes_max}),
+          api_(router_, authenticator_, health_, kvd::Limits{body_bytes_max, 2 * body_bytes_max}),
           witness(api_),
           context{witness, metrics(), log(), small_limits()} {}
 
@@ -395,6 +396,7 @@ private:
     EitherClient client_;
     kvd::Router router_;
     kvd::Health health_{[] { return Result<void>(); }};
+    kvd::Authenticator authenticator_{{.tokens = &tokens()}};
     kvd::ApiService api_;
 
 public:

@@ -158,9 +158,12 @@ TEST_CASE("a watch ends with what its token stood for, before anything more is t
     write("ann", "a/**");
     auto tokens = kvd::TokenStore::open({.path = path, .root_token = {}});
     REQUIRE(tokens);
-    kv::Actor actor;
-    REQUIRE((*tokens)->identify(hash, actor));
-    Answered answer(hour, kvd::Standing(**tokens, hash, actor));
+    const kvd::Authenticator authenticator({.tokens = tokens->get()});
+    const kvd::Peer peer{.address = "127.0.0.1"};
+    kvd::Authenticator::Finding found;
+    authenticator.identify({.authorization = "Bearer the-token", .peer = &peer}, found);
+    REQUIRE(!found.refusal);
+    Answered answer(hour, kvd::Standing(authenticator, found.identity, found.actor));
     const kv::WatchBatch news{{event(8, kv::EventKind::created)}, 8, false};
 
     // The same once more is no change.

@@ -1,0 +1,64 @@
+#pragma once
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "kv/result.h"
+#include "kv/types.h"
+#include "kvd/auth/identity.h"
+
+namespace kvd {
+
+// Authenticator finds out who asks and what they were granted, from whatever sources there are.
+//
+// Threads: any. Borrows its parts.
+class Authenticator {
+public:
+    struct Parts {
+        const TokenStore* tokens = nullptr;  // never null
+    };
+    // What is known of who asks. Neither refused nor open: `actor` has user, credential and grants.
+    struct Finding {
+        kv::Actor actor;
+        Identity identity;
+        std::optional<kv::Error> refusal;
+        bool is_open = false;  // it must be asked for: resolve()
+    };
+
+    explicit Authenticator(const Parts& parts) : parts_(parts) {}
+
+    // Judges without waiting. `finding.actor` has peer and request id already.
+    void identify(const Presented& presented, Finding& finding) const;
+    // For what is open: calls `done` once, from any thread, perhaps before it returns, with a finding that is not.
+    void resolve(Finding finding, std::function<void(Finding)> done) const;
+
+    // What is known now of the grants of somebody who was let in; null: nothing any more, or not yet again.
+    enum class Verdict : std::uint8_t { valid, gone };
+    // Whether an identity still stands; sets `actor` as identify() would now.
+    Verdict review(const Identity& identity, kv::Actor& actor) const;
+
+private:
+    Parts parts_;
+};
+
+// Standing is what a request was let in by, for an answer that goes on: it may be taken away meanwhile. Borrows the
+// authenticator. Threads: one at a time.
+class Standing {
+public:
+    enum class Verdict : std::uint8_t { valid, gone, changed };
+
+    // `actor` as it was found.
+    Standing(const Authenticator& authenticator, Identity identity, const kv::Actor& actor);
+    // `gone`: the credential is not known any more, or has expired. `changed`: it stands for another user, or has other grants.
+    Verdict judge();
+
+private:
+    const Authenticator& authenticator_;
+    Identity identity_;
+    std::string user_id_;
+    std::shared_ptr<const std::vector<kv::Grant>> grants_;
+};
+
+}  // namespace kvd
