@@ -8,6 +8,7 @@
 #include "json/json.h"
 #include "kvd/header_fields.h"
 #include "kvd/json.h"
+#include "kvd/gate.h"
 #include "kvd/metrics.h"
 #include "kvd/query.h"
 
@@ -161,7 +162,7 @@ Service::Verdict AdminService::judge(const HttpRequest& request, const Presented
         return verdict;
     }
     if (request.path != "/metrics")
-        return judge_route(ListenerKind::admin, request, presented, parts_.authenticator, parts_.limits);
+        return judge_route(ListenerKind::admin, request, presented, parts_.gate, parts_.limits);
     verdict.operation = Metrics::operation_of(Metrics::metrics);
     if (request.method != "GET" && request.method != "HEAD") {
         verdict.answer = method_not_allowed(request, "GET, HEAD");
@@ -174,7 +175,7 @@ Service::Verdict AdminService::judge(const HttpRequest& request, const Presented
 }
 
 void AdminService::resolve(Verdict verdict, std::function<void(Verdict)> done) {
-    resolve_verdict(std::move(verdict), parts_.authenticator, std::move(done));
+    parts_.gate.resolve(std::move(verdict), std::move(done));
 }
 
 void AdminService::handle(Verdict&& verdict, HttpRequest&& request, Done done) {

@@ -48,7 +48,7 @@ public:
     struct Parts {
         kv::Store& store;
         Router& router;  // for refusals
-        const Authenticator& authenticator;
+        Gate& gate;
         const Health& health;
         const Metrics& metrics;
         Limits limits;

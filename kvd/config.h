@@ -51,6 +51,11 @@ struct Settings {
     std::chrono::milliseconds drain_timeout = std::chrono::seconds(30);
     std::uint64_t bytes_per_second_min = 64u << 10;
     std::uint64_t connections_max = 10'000;
+    std::string cors_origins;           // whose pages may use the API, with commas between them
+    std::uint64_t rate_limit = 0;       // requests a second of one caller; 0: no limit
+    std::uint64_t rate_limit_address = 0;  // the same, of one address
+    std::uint64_t failed_logins = 10;   // a second, of one address: further ones are answered late; 0: never
+    std::uint64_t connections_per_address_max = 0;  // 0: no limit
     std::uint64_t header_bytes_max = 16u << 10;
     std::uint64_t target_bytes_max = 8u << 10;
     std::uint64_t body_bytes_in_flight_max = 256u << 20;

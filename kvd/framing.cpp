@@ -70,7 +70,7 @@ class HeadParser final : public http::basic_parser<true> {
 public:
     struct Fields {
         std::optional<std::string_view> host, length, encoding, authorization, content_type, if_match, if_none_match,
-            last_event_id, expect, request_id;
+            last_event_id, expect, request_id, origin, cors_method;
         std::string accept;
         std::string accept_encoding;
     };
@@ -115,6 +115,8 @@ private:
         if (is("last-event-id")) return once(fields.last_event_id, value, "Last-Event-ID");
         if (is("expect")) return once(fields.expect, value, "Expect");
         if (is("x-request-id")) return once(fields.request_id, value, "X-Request-Id");
+        if (is("origin")) return once(fields.origin, value, "Origin");
+        if (is("access-control-request-method")) return once(fields.cors_method, value, "Access-Control-Request-Method");
         if (is("accept")) return append(fields.accept, value);
         if (is("accept-encoding")) return append(fields.accept_encoding, value);
     }
@@ -253,6 +255,8 @@ Result<Head> parse_head(std::string_view block, const FramingLimits& limits) {
     head.if_none_match = fields.if_none_match.value_or(std::string_view());
     head.last_event_id = fields.last_event_id.value_or(std::string_view());
     if (!head.is_http_1_0) head.expect = fields.expect.value_or(std::string_view());  // 1.0 has no expectations
+    head.origin = fields.origin.value_or(std::string_view());
+    head.cors_method = fields.cors_method.value_or(std::string_view());
     head.accept = std::move(fields.accept);
     head.accept_encoding = std::move(fields.accept_encoding);
     constexpr std::size_t request_id_bytes_max = 128;

@@ -48,6 +48,8 @@ struct Head {
     std::string_view if_none_match;
     std::string_view last_event_id;
     std::string_view expect;
+    std::string_view origin;
+    std::string_view cors_method;  // Access-Control-Request-Method
     std::string_view request_id;  // empty unless 1–128 visible ASCII characters
     std::string accept;           // repeated fields joined: a list, RFC 9110 section 5.3
     std::string accept_encoding;  // the same

@@ -28,6 +28,8 @@ struct HttpRequest {
     std::string if_match;
     std::string if_none_match;
     std::string last_event_id;
+    std::string origin;        // of the page that asks
+    bool is_preflight = false;  // a browser asks what such a page may do
     std::string request_id;  // given and well-formed, or drawn
     std::string peer;        // "127.0.0.1"
     std::string body;        // decoded

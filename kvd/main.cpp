@@ -20,6 +20,7 @@
 #include "kvd/commands.h"
 #include "kvd/config.h"
 #include "kvd/files.h"
+#include "kvd/gate.h"
 #include "kvd/log.h"
 #include "kvd/metrics.h"
 #include "kvd/server.h"
@@ -63,6 +64,7 @@ SessionLimits session_limits(const Settings& settings) {
     limits.write_timeout = settings.write_timeout;
     limits.stall_timeout = settings.stall_timeout;
     limits.bytes_per_second_min = settings.bytes_per_second_min;
+    limits.connections_per_address_max = settings.connections_per_address_max;
     limits.body_bytes_in_flight_max = settings.body_bytes_in_flight_max;
     return limits;
 }
@@ -171,8 +173,9 @@ int serve(const Settings& settings, SecretVariables variables) {
     WatchPace pace;
     pace.heartbeat = settings.watch_heartbeat;
     const Authenticator authenticator({.tokens = secrets->tokens.get()});
-    ApiService api(router, authenticator, health, settings.limits, pace);
-    AdminService admin({kv, router, authenticator, health, metrics, settings.limits});
+    Gate gate(authenticator, {settings.rate_limit, settings.rate_limit_address, settings.failed_logins}, metrics);
+    ApiService api(router, gate, health, settings.limits, pace, *Cors::parse(settings.cors_origins));
+    AdminService admin({kv, router, gate, health, metrics, settings.limits});
     const auto listening = server.listen(*Endpoint::parse(settings.listen), api);
     if (!listening) return fail(exit_config, listening.error().message);
     if (settings.admin_listen != "off") {

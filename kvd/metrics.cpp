@@ -294,6 +294,8 @@ private:
                   static_cast<double>(m.bytes_of_bodies));
         add_counter(out, "kvd_answers_dropped_total", "Answers to reads that found no room and became overloaded",
                     m.answers_dropped);
+        add_counter(out, "kvd_rate_limited_total", "Requests refused because their caller or address asked too often", m.rate_limited);
+        add_counter(out, "kvd_failed_logins_total", "Requests without a good credential where one is needed", m.failed_logins);
         add_counter(out, "kvd_token_reloads_total", "Times the tokens file was read again", m.token_reloads);
         add_counter(out, "kvd_token_reload_failures_total", "Times it did not read and the old one was kept",
                     m.token_reload_failures);
@@ -306,7 +308,7 @@ private:
 
 Metrics::Metrics() {
     for (const Route& route : route_table()) names_.emplace_back(route.operation);
-    for (const char* extra : {"none", "health", "metrics"}) names_.emplace_back(extra);
+    for (const char* extra : {"none", "health", "metrics", "preflight"}) names_.emplace_back(extra);
     operations_ = std::make_unique<Operation[]>(names_.size());
 }
 

@@ -18,7 +18,7 @@ namespace kvd {
 class Metrics {
 public:
     // Operations that no row of the route table names.
-    enum Extra : std::size_t { no_route, health, metrics, extra_count };
+    enum Extra : std::size_t { no_route, health, metrics, preflight, extra_count };
 
     struct Build {
         std::string version;
@@ -45,6 +45,8 @@ public:
     std::atomic<std::uint64_t> exceptions{0};
     std::atomic<std::uint64_t> bytes_of_bodies{0};  // of requests received and not yet answered, and of answers not yet sent
     std::atomic<std::uint64_t> answers_dropped{0};  // to reads, there being no room for them
+    std::atomic<std::uint64_t> rate_limited{0};
+    std::atomic<std::uint64_t> failed_logins{0};
     std::atomic<std::uint64_t> token_reloads{0};
     std::atomic<std::uint64_t> token_reload_failures{0};
 

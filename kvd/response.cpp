@@ -60,7 +60,7 @@ bool has_header(const HttpResponse& response, std::string_view lower) {
 void add_status_headers(HttpResponse& response) {
     if (response.status == 401 && !has_header(response, "www-authenticate"))
         response.headers.emplace_back("WWW-Authenticate", "Bearer");
-    if (response.status == 503 && !has_header(response, "retry-after"))
+    if ((response.status == 503 || response.status == 429) && !has_header(response, "retry-after"))
         response.headers.emplace_back("Retry-After", "1");
 }
 

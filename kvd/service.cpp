@@ -2,7 +2,7 @@
 
 #include <utility>
 
-#include "kvd/framing.h"
+#include "kvd/gate.h"
 #include "kvd/json.h"
 #include "kvd/metrics.h"
 
@@ -30,14 +30,6 @@ HttpResponse unready(const Error& error, std::string_view request_id) {
     return response;
 }
 
-// What was found goes into the verdict; the error, if there is one, is to be refused.
-void take_finding(Authenticator::Finding finding, Service::Verdict& verdict) {
-    verdict.actor = std::move(finding.actor);
-    verdict.identity = std::move(finding.identity);
-    verdict.refusal = std::move(finding.refusal);
-    verdict.is_open = finding.is_open;
-}
-
 }  // namespace
 
 Service::~Service() = default;
@@ -55,22 +47,26 @@ std::optional<HttpResponse> Health::answer(const HttpRequest& request) const {
     return response;
 }
 
-ApiService::ApiService(Router& router, const Authenticator& authenticator, const Health& health, const Limits& limits, const WatchPace& pace)
-    : router_(router), authenticator_(authenticator), health_(health), limits_(limits), pace_(pace) {}
+ApiService::ApiService(Router& router, Gate& gate, const Health& health, const Limits& limits, const WatchPace& pace, Cors cors)
+    : router_(router), gate_(gate), health_(health), limits_(limits), pace_(pace), cors_(std::move(cors)) {}
 
 Service::Verdict ApiService::judge(const HttpRequest& request, const Presented& presented) {
     if (auto answer = health_.answer(request))
         return answered(Metrics::operation_of(Metrics::health), *std::move(answer));
-    return judge_route(ListenerKind::api, request, presented, authenticator_, limits_);
+    const bool is_shared = !request.origin.empty() && cors_.allows(request.origin);
+    Verdict verdict = is_shared && request.is_preflight ? answered(Metrics::operation_of(Metrics::preflight), Cors::preflight())
+                                                        : judge_route(ListenerKind::api, request, presented, gate_, limits_);
+    if (is_shared) verdict.cors_origin = request.origin;
+    return verdict;
 }
 
 void ApiService::resolve(Verdict verdict, std::function<void(Verdict)> done) {
-    resolve_verdict(std::move(verdict), authenticator_, std::move(done));
+    gate_.resolve(std::move(verdict), std::move(done));
 }
 
 void ApiService::handle(Verdict&& verdict, HttpRequest&& request, Done done) {
     if (verdict.match.route->is_watch)
-        request.watch_terms = std::make_shared<WatchTerms>(pace_, Standing(authenticator_, verdict.identity, verdict.actor));
+        request.watch_terms = std::make_shared<WatchTerms>(pace_, Standing(gate_.authenticator(), verdict.identity, verdict.actor));
     router_.handle(std::move(verdict.match), std::move(request), std::move(verdict.actor), std::move(done));
 }
 
@@ -79,7 +75,7 @@ void ApiService::refuse(Verdict verdict, const HttpRequest& request, Error error
 }
 
 Service::Verdict judge_route(ListenerKind listener, const HttpRequest& request, const Presented& presented,
-                             const Authenticator& authenticator, const Limits& limits) {
+                             Gate& gate, const Limits& limits) {
     Service::Verdict verdict;
     verdict.operation = Metrics::operation_of(Metrics::no_route);
     auto found = match_route(request.method, request.path, listener);
@@ -96,22 +92,8 @@ Service::Verdict judge_route(ListenerKind listener, const HttpRequest& request, 
     verdict.body_bytes_max = route.is_bulk ? limits.bulk_body_bytes_max : limits.body_bytes_max;
     verdict.actor.peer = request.peer;
     verdict.actor.request_id = request.request_id;
-    if (!route.needs_credential) return verdict;
-    Authenticator::Finding finding;
-    finding.actor = std::move(verdict.actor);
-    authenticator.identify(presented, finding);
-    take_finding(std::move(finding), verdict);
+    if (route.needs_credential) gate.judge(presented, verdict);
     return verdict;
-}
-
-void resolve_verdict(Service::Verdict verdict, const Authenticator& authenticator, std::function<void(Service::Verdict)> done) {
-    Authenticator::Finding finding{std::move(verdict.actor), std::move(verdict.identity), std::nullopt, true};
-    // Shared because std::function copies what it holds.
-    auto kept = std::make_shared<Service::Verdict>(std::move(verdict));
-    authenticator.resolve(std::move(finding), [kept, done = std::move(done)](Authenticator::Finding found) {
-        take_finding(std::move(found), *kept);
-        done(std::move(*kept));
-    });
 }
 
 HttpResponse method_not_allowed(const HttpRequest& request, std::string allow) {

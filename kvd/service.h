@@ -1,14 +1,18 @@
 #pragma once
+#include <chrono>
 #include <cstddef>
 #include <functional>
 #include <optional>
 #include <string_view>
 
 #include "kvd/auth/authenticator.h"
+#include "kvd/cors.h"
 #include "kvd/routes.h"
 #include "kvd/watch_stream.h"
 
 namespace kvd {
+
+class Gate;
 
 // What a listener serves. A session asks judge() as soon as it has the head, reads the body the verdict allows, then
 // hands over to handle(). Threads: any.
@@ -24,6 +28,8 @@ public:
         kv::Actor actor;
         Identity identity;        // the ground for it, where one was needed and is good
         bool is_open = false;     // who asks is not known yet: resolve() comes first
+        std::chrono::milliseconds wait{0};  // before it is acted upon
+        std::string cors_origin;  // whose pages may read the answer
         bool has_body = false;    // may have one
         bool needs_body = false;  // and must say how long it is
         std::size_t body_bytes_max = 0;
@@ -55,7 +61,7 @@ private:
 // The API: routes behind credentials, and health. Borrows everything.
 class ApiService final : public Service {
 public:
-    ApiService(Router& router, const Authenticator& authenticator, const Health& health, const Limits& limits, const WatchPace& pace = {});
+    ApiService(Router& router, Gate& gate, const Health& health, const Limits& limits, const WatchPace& pace = {}, Cors cors = {});
 
     Verdict judge(const HttpRequest& request, const Presented& presented) override;
     void resolve(Verdict verdict, std::function<void(Verdict)> done) override;
@@ -64,17 +70,16 @@ public:
 
 private:
     Router& router_;
-    const Authenticator& authenticator_;
+    Gate& gate_;
     const Health& health_;
     Limits limits_;
     WatchPace pace_;
+    const Cors cors_;
 };
 
 // What every listener does with a request for one of its routes: finds the route, and who asks.
 Service::Verdict judge_route(ListenerKind listener, const HttpRequest& request, const Presented& presented,
-                             const Authenticator& authenticator, const Limits& limits);
-// What every listener does with a verdict that is open.
-void resolve_verdict(Service::Verdict verdict, const Authenticator& authenticator, std::function<void(Service::Verdict)> done);
+                             Gate& gate, const Limits& limits);
 // A method that a resource without a row in the table does not take.
 HttpResponse method_not_allowed(const HttpRequest& request, std::string allow);
 

@@ -72,6 +72,11 @@ void Session::start() {
     if (error) return close();
     worker_.add(shared_from_this());
     deadline_ = Clock::now() + context_.limits.idle_timeout;
+    if (!peer_.is_unix) is_counted_ = context_.addresses.enter(peer_.address);
+    if (!peer_.is_unix && !is_counted_) {
+        context_.metrics.connections_refused.fetch_add(1, std::memory_order_relaxed);
+        return run([this] { return answer_unheard({Errc::overloaded, "too many connections from this address"}); });
+    }
     run([this] { return step(); });
 }
 
@@ -86,6 +91,7 @@ void Session::close() noexcept {
     answer_held_ = {};
     context_.metrics.connections.fetch_sub(1, std::memory_order_relaxed);
     context_.sessions.fetch_sub(1, std::memory_order_release);
+    if (std::exchange(is_counted_, false)) context_.addresses.leave(peer_.address);
     worker_.remove(*this);
 }
 
@@ -163,6 +169,11 @@ void Session::check_deadline(Clock::time_point now) {
     const bool awaits_us = phase_ == Phase::judging || phase_ == Phase::handling || phase_ == Phase::pulling;
     const bool is_long = phase_ == Phase::handling ? is_read_ && now - began_ > patience_of_peers : is_endless_;
     if (awaits_us && !watching_ && is_long) watch_peer();
+    if (phase_ == Phase::judging && is_delayed_ && now >= deadline_) {
+        is_delayed_ = false;
+        has_verdict_ = true;
+        return run([this] { return step(); });
+    }
     if (now < deadline_ || awaits_us || phase_ == Phase::closed) return;
     if (!reading_) {  // the peer does not take its answer
         context_.metrics.timeouts.fetch_add(1, std::memory_order_relaxed);
@@ -190,7 +201,10 @@ Session::Step Session::on_timeout() {
 }
 
 Session::Step Session::take_head() {
-    if (phase_ == Phase::judging && !has_verdict_) return Step::wait;
+    if (phase_ == Phase::judging) {
+        if (!has_verdict_) return Step::wait;
+        scanner_.reset();  // the head once more
+    }
     const SessionLimits& limits = context_.limits;
     const Result<std::size_t> size = scanner_.scan(input_.view());
     if (!size) {
@@ -231,6 +245,8 @@ void Session::read_request(const Head& head) {
     request_.if_match = head.if_match;
     request_.if_none_match = head.if_none_match;
     request_.last_event_id = head.last_event_id;
+    request_.origin = head.origin;
+    request_.is_preflight = head.method == "OPTIONS" && !head.cors_method.empty();
     request_.request_id = head.request_id.empty() ? worker_.draw_id() : std::string(head.request_id);
     request_.peer = peer_.address;
     method_ = head.method;
@@ -266,7 +282,15 @@ void Session::complete_verdict(std::uint64_t sequence, Service::Verdict verdict)
 }
 
 Session::Step Session::act_on_verdict(const Head& head, std::size_t head_bytes) {
+    if (verdict_.wait.count() > 0) {
+        phase_ = Phase::judging;
+        has_verdict_ = false;
+        deadline_ = Clock::now() + std::exchange(verdict_.wait, {});
+        is_delayed_ = true;
+        return Step::wait;
+    }
     operation_ = verdict_.operation;
+    cors_origin_ = std::move(verdict_.cors_origin);
     std::optional<Error> error = std::move(verdict_.refusal);
     if (!error && !verdict_.answer) error = judge_body(head);
     is_read_ = verdict_.match.route != nullptr && verdict_.match.route->action == kv::AuditAction::read;
@@ -425,6 +449,7 @@ Session::Step Session::answer_unheard(const Error& error) {
     ++sequence_;
     closing_ = true;
     is_http_1_0_ = false;
+    cors_origin_.clear();
     method_.clear();
     request_id_ = worker_.draw_id();
     operation_ = Metrics::operation_of(Metrics::no_route);
@@ -484,6 +509,7 @@ Session::Step Session::begin_write() {
     context_.metrics.request(operation_, answer_->status, now - began_, !answer_->was_awaited);
     log_due_ = context_.logs_requests && answer_->source;
     if (context_.logs_requests && !log_due_) log_request(now - began_);
+    if (!cors_origin_.empty()) Cors::add_to(*answer_, cors_origin_);
     render_response_head(*answer_, {request_id_, closing_, is_http_1_0_}, head_out_);
     if (method_ == "HEAD" || !has_content(answer_->status)) {
         kv::json::wipe(answer_->body);

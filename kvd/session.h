@@ -14,6 +14,7 @@
 
 #include "kvd/framing.h"
 #include "kvd/input_buffer.h"
+#include "kvd/limiter.h"
 #include "kvd/service.h"
 
 namespace kvd {
@@ -32,6 +33,7 @@ struct SessionLimits {
     std::chrono::milliseconds linger_timeout = std::chrono::seconds(2);
     std::size_t bytes_per_second_min = 64u << 10;
     std::size_t requests_max = 1'000'000;               // of one connection
+    std::size_t connections_per_address_max = 0;        // 0: no limit
     std::size_t body_bytes_in_flight_max = 256u << 20;  // of requests and answers, of all connections
 };
 
@@ -43,6 +45,7 @@ struct SessionContext {
     SessionLimits limits;
     bool logs_requests = false;
     std::atomic<bool> draining{false};
+    AddressCounts addresses{limits.connections_per_address_max};
     std::atomic<std::size_t> sessions{0};  // counted up by who accepts, down by the session itself
 };
 
@@ -156,6 +159,7 @@ private:
     Clock::time_point deadline_;  // for whatever is under way, except handling
     Clock::time_point phase_began_;
     Phase phase_ = Phase::head;
+    bool is_counted_ = false;  // among those of its address
     bool running_ = false;     // in run(): an answer that comes meanwhile is picked up there
     bool reading_ = false;     // a read is under way
     bool timed_out_ = false;   // and was cancelled for its deadline
@@ -167,7 +171,9 @@ private:
     std::uint64_t sequence_ = 0;
     HttpRequest request_;
     Service::Verdict verdict_;
-    bool has_verdict_ = false;  // that was open
+    bool has_verdict_ = false;  // that was open, or is to wait
+    bool is_delayed_ = false;   // until the deadline
+    std::string cors_origin_;
     std::size_t operation_ = 0;
     std::string method_;
     std::string request_id_;

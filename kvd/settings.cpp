@@ -10,6 +10,7 @@
 
 #include "kvd/amqp_settings.h"
 #include "kvd/audit_copy.h"
+#include "kvd/cors.h"
 #include "kvd/server.h"
 
 namespace kvd {
@@ -149,6 +150,14 @@ Set audit_copy_target(std::string Settings::*member) {
     };
 }
 
+Set cors_origins(std::string Settings::*member) {
+    return [=](Settings& settings, const std::string& value) -> Problem {
+        if (const auto parsed = Cors::parse(value); !parsed) return parsed.error().message;
+        settings.*member = value;
+        return {};
+    };
+}
+
 // A figure of kv::Limits: settable downwards only.
 template <class Access>
 Set limit(Access access) {
@@ -187,6 +196,12 @@ const std::vector<Setting>& settings_table() {
          flag(&Settings::check_config)},
         {"dev", nullptr, "Make up a key and a token, keep everything in memory: not for production", false,
          flag(&Settings::dev)},
+
+        {"rate-limit", "N", "Requests a second of one caller, twice as many at once; 0: no limit (0)", false,
+         number(KVD_MEMBER(rate_limit), 0, 1'000'000)},
+        {"rate-limit-address", "N", "The same of one address, whoever calls (0)", false,
+         number(KVD_MEMBER(rate_limit_address), 0, 1'000'000)},
+        {"cors-origin", "ORIGIN,...", "Whose pages may use the API from a browser (none)", false, cors_origins(&Settings::cors_origins)},
 
         {"audit-retention", "TIME", "Audit rows stay for (90d)", false,
          duration(KVD_MEMBER(store.audit_retention), minute, 100 * year)},
@@ -236,6 +251,10 @@ const std::vector<Setting>& settings_table() {
         {"bytes-per-second-min", "N", "The rate (64KiB)", true, number(KVD_MEMBER(bytes_per_second_min), 1, gibibyte)},
         {"connections-max", "N", "Connections to the API at a time (10000)", true,
          number(KVD_MEMBER(connections_max), 1, 1'000'000)},
+        {"connections-per-address-max", "N", "Connections from one address at a time; 0: as many as there may be (0)", true,
+         number(KVD_MEMBER(connections_per_address_max), 0, 1'000'000)},
+        {"failed-logins", "N", "Logins from one address that may fail in a second before they are answered late; 0: any (10)", true,
+         number(KVD_MEMBER(failed_logins), 0, 1'000'000)},
         {"header-bytes-max", "N", "Size of a request's header (16KiB)", true,
          number(KVD_MEMBER(header_bytes_max), 1024, 16u << 10)},
         {"target-bytes-max", "N", "Size of a request's target (8KiB)", true,

@@ -84,7 +84,7 @@ std::vector<AuditRecord> Denials::take_ended(Time now) {
 }
 
 bool is_denial(const Actor& actor, const Error& error, const NamespaceRow* ns) {
-    if (error.code == Errc::unauthenticated || error.code == Errc::permission_denied) return true;
+    if (error.code == Errc::unauthenticated || error.code == Errc::permission_denied || error.code == Errc::rate_limited) return true;
     if (error.code != Errc::not_found || actor.is_trusted) return false;
     if (ns != nullptr) return !Rights(actor, *ns).touches();
     // Whoever may see every namespace was told the truth: there is none.

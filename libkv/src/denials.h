@@ -65,8 +65,8 @@ private:
     Windows windows_;
 };
 
-// Whether the refusal tells of a caller without a right rather than of a wrong request: no credential, no grant, or
-// nothing there that this caller could know of.
+// Whether the refusal tells of a caller without a right rather than of a wrong request: no credential, no grant, too many
+// requests, or nothing there that this caller could know of.
 bool is_denial(const Actor& actor, const Error& error, const NamespaceRow* ns);
 
 }  // namespace kv

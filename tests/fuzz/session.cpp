@@ -11,6 +11,7 @@
 #include "fuzz.h"
 #include "json/json.h"
 #include "kvd/auth/authenticator.h"
+#include "kvd/gate.h"
 #include "kvd/log.h"
 #include "kvd/metrics.h"
 #include "kvd/routes.h"
@@ -362,7 +363,7 @@ public:
     Server()
         : client_(*fill(small_)),
           router_(client_),
-          api_(router_, authenticator_, health_, kvd::Limits{body_bytes_max, 2 * body_bytes_max}),
+          api_(router_, gate_, health_, kvd::Limits{body_bytes_max, 2 * body_bytes_max}),
           witness(api_),
           context{witness, metrics(), log(), small_limits()} {}
 
@@ -397,6 +398,7 @@ private:
     kvd::Router router_;
     kvd::Health health_{[] { return Result<void>(); }};
     kvd::Authenticator authenticator_{{.tokens = &tokens()}};
+    kvd::Gate gate_{authenticator_, {}, metrics()};
     kvd::ApiService api_;
 
 public:
