@@ -127,9 +127,11 @@ kv::Result<void> NewFile::finish() {
     return {};
 }
 
-bool is_open_to_others(const std::string& path) {
+Exposure exposure_of(const std::string& path) {
     struct stat info {};
-    return ::stat(path.c_str(), &info) == 0 && (info.st_mode & (S_IRWXG | S_IRWXO)) != 0;
+    if (::stat(path.c_str(), &info) != 0) return Exposure::to_nobody;
+    if ((info.st_mode & (S_IROTH | S_IWOTH)) != 0) return Exposure::to_everybody;
+    return (info.st_mode & (S_IRGRP | S_IWGRP)) != 0 ? Exposure::to_group : Exposure::to_nobody;
 }
 
 }  // namespace kvd

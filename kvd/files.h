@@ -1,5 +1,6 @@
 #pragma once
 #include <cstddef>
+#include <cstdint>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -15,8 +16,9 @@ kv::Result<kv::SecretBytes> read_file(const std::string& path, std::size_t bytes
 kv::Result<void> write_secret_file(const std::string& path, std::string_view bytes);
 // Gives `from` the name `to`, which must be free, for good: file and folder are on the disk then.
 kv::Result<void> publish_file(const std::string& from, const std::string& to);
-// True if the group or everybody may read or write it.
-bool is_open_to_others(const std::string& path);
+// Who besides the owner may read or write a file; one that is not there is private.
+enum class Exposure : std::uint8_t { to_nobody, to_group, to_everybody };
+Exposure exposure_of(const std::string& path);
 
 // A file that is there under its name only once it is whole: until then it is called NAME.partial, which nobody but its
 // owner may read and which goes if it is not finished.

@@ -1,5 +1,6 @@
 #include <sys/prctl.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 
 #include <algorithm>
 #include <csignal>
@@ -43,6 +44,7 @@ void harden_process() {
     const rlimit none{0, 0};
     setrlimit(RLIMIT_CORE, &none);
     prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
+    umask(S_IRWXG | S_IRWXO);  // what is made from here on is for its owner only
     std::signal(SIGPIPE, SIG_IGN);
 }
 
@@ -78,10 +80,25 @@ Server::Options server_options(const Settings& settings) {
     return options;
 }
 
-void warn_of_open_files(const std::vector<std::string>& paths, Log& log) {
-    for (const std::string& path : paths)
-        if (!path.empty() && is_open_to_others(path))
-            log.warning("a file of secrets is open to other users: chmod 600", {{"file", path}});
+// Of a file that everybody on this machine may read or write nobody can say what is in it, or who knows. The group may: that is how
+// some hand secrets to a service. `tokens` holds only hashes.
+kv::Result<void> check_exposure(const std::vector<std::string>& paths, const std::string& tokens,
+                                std::vector<std::string>& shared_with_group) {
+    for (const std::string& path : paths) {
+        const Exposure exposure = path.empty() ? Exposure::to_nobody : exposure_of(path);
+        if (exposure == Exposure::to_everybody)
+            return kv::Error{kv::Errc::invalid_request, path + ": every user of this machine may read or write it: chmod 600"};
+        if (exposure == Exposure::to_group && path != tokens) shared_with_group.push_back(path);
+    }
+    return {};
+}
+
+// The files of a store of its own; none where it is elsewhere.
+std::vector<std::string> database_files(const std::string& storage) {
+    constexpr std::string_view scheme = "sqlite:";
+    if (!storage.starts_with(scheme)) return {};
+    const std::string path = storage.substr(scheme.size());
+    return {path, path + "-wal"};
 }
 
 // Null: events go nowhere.
@@ -129,9 +146,13 @@ void announce(const Endpoint& api, const kv::SecretBytes& dev_token) {
 }
 
 int serve(const Settings& settings, SecretVariables variables) {
-    const std::vector<std::string> secret_files = {settings.tokens, variables.master_key_file.value_or(""),
-                                                   variables.previous_master_key_file.value_or(""), settings.amqp_password_file,
-                                                   settings.amqp_key};
+    std::vector<std::string> private_files = {settings.tokens, variables.master_key_file.value_or(""),
+                                              variables.previous_master_key_file.value_or(""), settings.amqp_password_file,
+                                              settings.amqp_key};
+    for (std::string& path : database_files(settings.storage)) private_files.push_back(std::move(path));
+    std::vector<std::string> shared_with_group;
+    if (const auto checked = check_exposure(private_files, settings.tokens, shared_with_group); !checked)
+        return fail(exit_config, checked.error().message);
     auto secrets = load_secrets(settings, std::move(variables));
     if (!secrets) return fail(exit_config, secrets.error().message);
     if (settings.check_config) return fail(exit_ok, "the configuration is good");
@@ -139,7 +160,8 @@ int serve(const Settings& settings, SecretVariables variables) {
     raise_descriptor_limit();
     kv::configure_sqlite();
     Log log(settings.log_level, settings.log_format);
-    warn_of_open_files(secret_files, log);
+    for (const std::string& path : shared_with_group)
+        log.warning("the group may read or write a file that should be private: chmod 600", {{"file", path}});
     Metrics metrics;
     const SessionLimits limits = session_limits(settings);
     Server server(server_options(settings), limits, metrics, log);

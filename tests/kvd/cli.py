@@ -257,9 +257,24 @@ class Tokens(Folder):
             self.assertTrue(works(kvd, "second"))
             until(lambda: any("tokenSha256" in entry.get("reason", "") for entry in kvd.log()), "the failure is logged")
 
-    def test_files_open_to_others_are_warned_of(self):
-        key = self.write("master.key", make_key(), mode=0o644)
+    def test_files_that_everybody_may_read_or_write_are_refused(self):
+        """Broken on purpose, and noticed: only those that may be written were looked at."""
+        private = {"KV_MASTER_KEY_FILE": self.write("master.key", make_key()), "KVD_ROOT_TOKEN": ROOT}
+        self.write("tokens.json", "[]")
+        self.write("kv.db", "")
+        flags = ("serve", "--listen", "127.0.0.1:0", "--admin-listen", "off", "--storage", "sqlite:kv.db", "--tokens", "tokens.json")
+        for name in ("master.key", "tokens.json", "kv.db"):
+            for mode in (0o604, 0o602):
+                os.chmod(self.path(name), mode)
+                self.fails(78, f"{name}: every user of this machine may read or write it: chmod 600", *flags, environment=private)
+            os.chmod(self.path(name), 0o600)
+        checked = run(*flags, "--check-config", environment=private, folder=self.folder)
+        self.assertEqual(checked.returncode, 0, checked.stderr)
+
+    def test_a_key_that_the_group_may_read_is_warned_of(self):
+        key = self.write("master.key", make_key(), mode=0o640)
         with Kvd(environment={"KV_MASTER_KEY_FILE": key}, key="", tokens=[element("t", EVERYTHING)]) as kvd:
+            os.chmod(kvd.path("tokens.json"), 0o640)  # only hashes
             warned = until(lambda: [entry["file"] for entry in kvd.log() if entry["level"] == "warning"], "a warning")
             self.assertEqual(warned, [key])
 
