@@ -2,6 +2,7 @@
 
 #include <utility>
 
+#include "kvd/auth/grants.h"
 #include "kvd/framing.h"
 
 namespace kvd {

@@ -11,6 +11,7 @@
 #include <utility>
 
 #include "json/json.h"
+#include "kvd/auth/grants.h"
 #include "kvd/files.h"
 #include "text.h"
 
@@ -23,76 +24,7 @@ using kv::Result;
 using kv::json::Kind;
 using kv::json::Node;
 
-constexpr std::size_t user_id_bytes_max = 255;
-
 kv::Time now() { return std::chrono::time_point_cast<std::chrono::microseconds>(std::chrono::system_clock::now()); }
-
-Error wrong(const std::string& where, const std::string& what) {
-    return Error{.code = Errc::invalid_request, .message = where + ": " + what, .field = where};
-}
-
-// Members of an object, judged before they are read: none unknown, none of the required missing.
-Result<void> check_members(const Node& node, const std::string& where, std::initializer_list<std::string_view> required,
-                           std::initializer_list<std::string_view> optional) {
-    if (node.kind != Kind::object) return wrong(where, "must be an object");
-    const auto has = [](std::initializer_list<std::string_view> names, std::string_view name) {
-        return std::find(names.begin(), names.end(), name) != names.end();
-    };
-    for (const std::string& name : node.names)
-        if (!has(required, name) && !has(optional, name)) return wrong(where, "unknown member \"" + name + "\"");
-    for (std::string_view name : required)
-        if (node.find(name) == nullptr) return wrong(where, "there is no \"" + std::string(name) + "\"");
-    return {};
-}
-
-Result<std::string> read_name(const Node& node, const std::string& where) {
-    if (node.kind != Kind::string) return wrong(where, "must be a string");
-    if (node.text.empty() || node.text.size() > user_id_bytes_max || kv::has_control_character(node.text))
-        return wrong(where, "must be 1 to 255 bytes without control characters");
-    return node.text;
-}
-
-Result<kv::PermissionSet> read_permissions(const Node& node, const std::string& where) {
-    if (node.kind != Kind::array || node.items.empty())
-        return wrong(where, "must be an array of permissions or [\"*\"]");
-    if (node.items.size() == 1 && node.items[0].kind == Kind::string && node.items[0].text == "*")
-        return kv::PermissionSet::all();
-    kv::PermissionSet set;
-    for (const Node& item : node.items) {
-        const auto permission = item.kind == Kind::string ? kv::parse_permission(item.text) : std::nullopt;
-        if (!permission) return wrong(where, "unknown permission \"" + item.text + "\"");
-        set.add(*permission);
-    }
-    return set;
-}
-
-Result<std::vector<kv::KeyPattern>> read_keys(const Node& node, const std::string& where) {
-    if (node.kind != Kind::array || node.items.empty())
-        return wrong(where, "must be an array of key patterns or [\"*\"]");
-    std::vector<kv::KeyPattern> patterns;
-    for (const Node& item : node.items) {
-        auto pattern = item.kind == Kind::string ? kv::KeyPattern::parse(item.text) : std::nullopt;
-        if (!pattern) return wrong(where, "\"" + item.text + "\" is neither a key, nor \"folder/**\", nor \"*\"");
-        patterns.push_back(*std::move(pattern));
-    }
-    return patterns;
-}
-
-// Every member must be there: what somebody forgot to restrict would otherwise be granted.
-Result<kv::Grant> read_grant(const Node& node, const std::string& where) {
-    KV_CHECK(check_members(node, where, {"permissions", "applicationId", "namespaceId", "keys"}, {}));
-    kv::Grant grant;
-    KV_TRY(grant.permissions, read_permissions(*node.find("permissions"), where + ".permissions"));
-    KV_TRY(grant.application_id, read_name(*node.find("applicationId"), where + ".applicationId"));
-    KV_TRY(const std::string ns, read_name(*node.find("namespaceId"), where + ".namespaceId"));
-    if (ns != "*") {
-        const auto ref = kv::parse_namespace_ref(ns);
-        if (!ref) return wrong(where + ".namespaceId", "must be a namespace's id, application~name, or \"*\"");
-        std::visit([&grant](const auto& value) { grant.namespaces = value; }, *ref);
-    }
-    KV_TRY(grant.keys, read_keys(*node.find("keys"), where + ".keys"));
-    return grant;
-}
 
 Result<TokenHash> read_hash(const Node& node, const std::string& where) {
     const auto bytes = node.kind == Kind::string ? kv::hex_decode(node.text) : std::nullopt;
@@ -112,34 +44,15 @@ Result<std::pair<TokenHash, Credential>> read_token(const Node& node, const std:
     std::pair<TokenHash, Credential> token;
     auto& [hash, credential] = token;
     KV_TRY(hash, read_hash(*node.find("tokenSha256"), where + ".tokenSha256"));
-    KV_TRY(credential.user_id, read_name(*node.find("userId"), where + ".userId"));
+    KV_TRY(credential.user_id, read_identifier(*node.find("userId"), where + ".userId"));
     credential.credential_id = credential_id(hash);
     if (const Node* expires = node.find("expiresAt"); expires != nullptr && expires->kind != Kind::null) {
         credential.expires_at = expires->kind == Kind::string ? kv::parse_time(expires->text) : std::nullopt;
         if (!credential.expires_at) return wrong(where + ".expiresAt", "must be an RFC 3339 time");
     }
-    const Node& grants = *node.find("grants");
-    if (grants.kind != Kind::array) return wrong(where + ".grants", "must be an array");
-    std::vector<kv::Grant> list;
-    for (std::size_t i = 0; i < grants.items.size(); ++i) {
-        KV_TRY(kv::Grant grant, read_grant(grants.items[i], where + ".grants[" + std::to_string(i) + "]"));
-        list.push_back(std::move(grant));
-    }
+    KV_TRY(std::vector<kv::Grant> list, read_grants(*node.find("grants"), where + ".grants"));
     credential.grants = std::make_shared<const std::vector<kv::Grant>>(std::move(list));
     return token;
-}
-
-bool is_equal(const kv::Grant& one, const kv::Grant& other) {
-    const auto same_namespaces = [&](const auto& value) {
-        using Selected = std::decay_t<decltype(value)>;
-        const auto* theirs = std::get_if<Selected>(&other.namespaces);
-        if constexpr (std::is_same_v<Selected, kv::Grant::AnyNamespace>) return theirs != nullptr;
-        else return theirs != nullptr && *theirs == value;
-    };
-    const auto same_keys = [](const kv::KeyPattern& a, const kv::KeyPattern& b) { return a.kind == b.kind && a.path == b.path; };
-    return one.permissions == other.permissions && one.application_id == other.application_id &&
-           std::visit(same_namespaces, one.namespaces) &&
-           std::equal(one.keys.begin(), one.keys.end(), other.keys.begin(), other.keys.end(), same_keys);
 }
 
 void write_list(kv::json::Writer& out, std::string_view name, std::string_view items) {
@@ -184,10 +97,6 @@ Result<std::string> grant_of_pairs(std::string_view text) {
 }
 
 }  // namespace
-
-bool are_equal(const std::vector<kv::Grant>& some, const std::vector<kv::Grant>& others) {
-    return std::equal(some.begin(), some.end(), others.begin(), others.end(), is_equal);
-}
 
 TokenHash hash_token(std::string_view token) {
     // Looked up once: EVP_sha256() alone would make OpenSSL search its providers for every request.

@@ -74,9 +74,6 @@ private:
     TokenTable table_;
 };
 
-// Whether they grant the same, in the same words.
-bool are_equal(const std::vector<kv::Grant>& some, const std::vector<kv::Grant>& others);
-
 // ---- for `kvd token` ----
 
 // A new token: 256 random bits.
