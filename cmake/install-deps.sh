@@ -10,7 +10,7 @@ set -euo pipefail
 
 packages=(
     g++ cmake ninja-build pkg-config ccache git ca-certificates curl python3
-    libboost1.81-dev libcli11-dev libpq-dev librabbitmq-dev libsoci-dev libsodium-dev libspdlog-dev libsqlite3-dev libssl-dev
+    libboost1.81-dev libcjose-dev libcli11-dev libcurl4-openssl-dev libpq-dev librabbitmq-dev libsoci-dev libsodium-dev libspdlog-dev libsqlite3-dev libssl-dev
     prometheus-cpp-dev rapidjson-dev
 )
 # npm fetches the viewer of the API document. Any npm will do.
