@@ -294,6 +294,7 @@ private:
                   static_cast<double>(m.bytes_of_bodies));
         add_counter(out, "kvd_answers_dropped_total", "Answers to reads that found no room and became overloaded",
                     m.answers_dropped);
+        add_counter(out, "kvd_tls_handshake_failures_total", "Connections that ended before TLS was agreed upon", m.handshake_failures);
         add_counter(out, "kvd_rate_limited_total", "Requests refused because their caller or address asked too often", m.rate_limited);
         add_counter(out, "kvd_failed_logins_total", "Requests without a good credential where one is needed", m.failed_logins);
         add_counter(out, "kvd_token_reloads_total", "Times the tokens file was read again", m.token_reloads);

@@ -40,6 +40,7 @@ public:
     std::atomic<std::uint64_t> connections_accepted{0};
     std::atomic<std::uint64_t> connections_refused{0};
     std::atomic<std::uint64_t> accept_failures{0};
+    std::atomic<std::uint64_t> handshake_failures{0};  // of TLS
     std::atomic<std::uint64_t> framing_errors{0};
     std::atomic<std::uint64_t> timeouts{0};
     std::atomic<std::uint64_t> exceptions{0};

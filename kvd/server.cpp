@@ -1,16 +1,22 @@
 #include "kvd/server.h"
 
 #include <fcntl.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <atomic>
+#include <boost/asio/basic_socket_acceptor.hpp>
+#include <boost/asio/ip/tcp.hpp>
+#include <boost/asio/local/stream_protocol.hpp>
 #include <boost/asio/post.hpp>
 #include <boost/asio/signal_set.hpp>
 #include <cerrno>
 #include <charconv>
 #include <csignal>
 #include <cstdlib>
+#include <cstring>
+#include <new>
 #include <thread>
 #include <utility>
 #include <vector>
@@ -18,6 +24,7 @@
 #include "kvd/log.h"
 #include "kvd/metrics.h"
 #include "kvd/session.h"
+#include "kvd/tls.h"
 #include "kvd/worker.h"
 
 namespace kvd {
@@ -58,30 +65,38 @@ private:
 class Listener {
 public:
     // `next_worker` says who serves a connection.
-    Listener(net::io_context& context, SessionContext& sessions, std::size_t connections_max,
+    Listener(net::io_context& context, SessionContext& sessions, std::size_t connections_max, const Tls* tls,
              std::function<Worker&()> next_worker)
         : acceptor_(context),
           pause_(context),
           sessions_(sessions),
           connections_max_(connections_max),
+          tls_(tls),
           next_worker_(std::move(next_worker)) {}
 
     kv::Result<Endpoint> open(const Endpoint& endpoint) {
         error_code error;
-        const tcp::endpoint address(net::ip::make_address(endpoint.address, error), endpoint.port);
-        if (!error) acceptor_.open(address.protocol(), error);
-        if (!error) acceptor_.set_option(tcp::acceptor::reuse_address(true), error);
-        if (!error) acceptor_.bind(address, error);
+        if (endpoint.is_unix()) {
+            remove_stale_socket(endpoint.path);
+            bind(local::endpoint(endpoint.path), error);
+            if (!error) path_ = endpoint.path;
+            // Made by umask for its owner; a gateway is of the group.
+            if (!error && ::chmod(endpoint.path.c_str(), 0660) != 0) error = error_code(errno, boost::system::system_category());
+        } else {
+            bind(tcp::endpoint(net::ip::make_address(endpoint.address, error), endpoint.port), error);
+        }
         if (!error) acceptor_.listen(net::socket_base::max_listen_connections, error);
         if (error)
             return kv::Error{kv::Errc::unavailable, "cannot listen on " + endpoint.url() + ": " + error.message()};
-        return Endpoint{endpoint.address, acceptor_.local_endpoint(error).port()};
+        Endpoint opened = endpoint;
+        if (!endpoint.is_unix()) opened.port = port_of(acceptor_.local_endpoint(error));
+        return opened;
     }
 
     void start() {
         if (!acceptor_.is_open()) return;
         Worker& worker = next_worker_();
-        acceptor_.async_accept(worker.context(), [this, &worker](error_code error, Session::Socket socket) {
+        acceptor_.async_accept(worker.context(), [this, &worker](error_code error, Connection::Socket socket) {
             if (error == net::error::operation_aborted) return;
             if (error) return on_failure(error);
             try {
@@ -97,10 +112,37 @@ public:
         error_code ignored;
         acceptor_.close(ignored);
         pause_.cancel();
+        if (!path_.empty()) ::unlink(std::exchange(path_, {}).c_str());
     }
 
 private:
-    void on_connection(Worker& worker, Session::Socket socket) {
+    using Protocol = net::generic::stream_protocol;
+    using local = net::local::stream_protocol;
+
+    template <class Address>
+    void bind(const Address& address, error_code& error) {
+        if (!error) acceptor_.open(address.protocol(), error);
+        if (!error) acceptor_.set_option(net::socket_base::reuse_address(true), error);
+        if (!error) acceptor_.bind(address, error);
+    }
+
+    static std::uint16_t port_of(const Protocol::endpoint& endpoint) {
+        tcp::endpoint address;
+        std::memcpy(address.data(), endpoint.data(), std::min(endpoint.size(), address.capacity()));
+        return address.port();
+    }
+
+    // What a kvd that was killed left behind: a socket that nobody listens on. Anything else stays, and binding fails.
+    void remove_stale_socket(const std::string& path) {
+        struct stat info {};
+        if (::lstat(path.c_str(), &info) != 0 || !S_ISSOCK(info.st_mode)) return;
+        error_code error;
+        local::socket probe(acceptor_.get_executor());
+        probe.connect(local::endpoint(path), error);
+        if (error == net::error::connection_refused) ::unlink(path.c_str());
+    }
+
+    void on_connection(Worker& worker, Connection::Socket socket) {
         failing_ = false;
         if (sessions_.sessions.load(std::memory_order_relaxed) >= connections_max_) return turn_away(std::move(socket));
         sessions_.sessions.fetch_add(1, std::memory_order_relaxed);
@@ -116,23 +158,26 @@ private:
             }
         };
         or_uncount([&] {
-            net::post(worker.context(), [&worker, &sessions = sessions_, or_uncount, socket = std::move(socket)]() mutable {
-                const auto session = or_uncount([&] { return std::make_shared<Session>(std::move(socket), worker, sessions); });
+            TlsSession tls = tls_ != nullptr ? tls_->session() : nullptr;
+            if (tls_ != nullptr && !tls) throw std::bad_alloc();
+            net::post(worker.context(), [&worker, &sessions = sessions_, or_uncount, connection = Connection(std::move(socket), std::move(tls))]() mutable {
+                const auto session = or_uncount([&] { return std::make_shared<Session>(std::move(connection), worker, sessions); });
                 session->start();
             });
         });
     }
 
     // Too many: said as well as it can be without waiting.
-    void turn_away(Session::Socket socket) {
+    void turn_away(Connection::Socket socket) {
         sessions_.metrics.connections_refused.fetch_add(1, std::memory_order_relaxed);
+        if (tls_ != nullptr) return;  // before a handshake nothing can be said
         static constexpr std::string_view answer =
             "HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nRetry-After: 1\r\nCache-Control: no-store\r\n"
             "Connection: close\r\n\r\n";
         error_code ignored;
         socket.non_blocking(true, ignored);
         socket.write_some(net::buffer(answer), ignored);
-        socket.shutdown(tcp::socket::shutdown_send, ignored);
+        socket.shutdown(net::socket_base::shutdown_send, ignored);
     }
 
     void on_failure(error_code error) {
@@ -153,10 +198,12 @@ private:
         });
     }
 
-    tcp::acceptor acceptor_;
+    net::basic_socket_acceptor<Protocol> acceptor_;
     net::steady_timer pause_;
     SessionContext& sessions_;
     std::size_t connections_max_;
+    const Tls* tls_;
+    std::string path_;  // of a Unix socket, to be removed
     std::function<Worker&()> next_worker_;
     SpareDescriptor spare_;
     bool failing_ = false;  // and logged so
@@ -168,10 +215,18 @@ private:
 
 kv::Result<Endpoint> Endpoint::parse(const std::string& text) {
     const kv::Error malformed{kv::Errc::invalid_request,
-                              "\"" + text + "\" is not ADDRESS:PORT, like 127.0.0.1:8420 or [::1]:8420"};
+                              "\"" + text + "\" is not ADDRESS:PORT, like 127.0.0.1:8420 or [::1]:8420, nor unix:PATH"};
+    constexpr std::string_view unix_scheme = "unix:";
+    constexpr std::size_t path_bytes_max = 107;  // sockaddr_un
+    if (text.starts_with(unix_scheme)) {
+        std::string path = text.substr(unix_scheme.size());
+        if (path.empty() || path.size() > path_bytes_max)
+            return kv::Error{kv::Errc::invalid_request, "the path of a Unix socket has 1 to 107 bytes, like unix:/run/kvd/kvd.sock"};
+        return Endpoint{.address = {}, .path = std::move(path)};
+    }
     const std::size_t colon = text.rfind(':');
     if (colon == std::string::npos) return malformed;
-    Endpoint endpoint{text.substr(0, colon), 0};
+    Endpoint endpoint{.address = text.substr(0, colon)};
     const char* const end = text.data() + text.size();
     const auto number = std::from_chars(text.data() + colon + 1, end, endpoint.port);
     if (number.ec != std::errc() || number.ptr != end) return malformed;
@@ -186,14 +241,16 @@ kv::Result<Endpoint> Endpoint::parse(const std::string& text) {
 }
 
 bool Endpoint::is_loopback() const {
+    if (is_unix()) return true;
     error_code error;
     const auto parsed = net::ip::make_address(address, error);
     return !error && parsed.is_loopback();
 }
 
 std::string Endpoint::url() const {
+    if (is_unix()) return "unix:" + path;
     const bool is_v6 = address.find(':') != std::string::npos;
-    return "http://" + (is_v6 ? "[" + address + "]" : address) + ":" + std::to_string(port);
+    return (is_tls ? "https://" : "http://") + (is_v6 ? "[" + address + "]" : address) + ":" + std::to_string(port);
 }
 
 // ---- Server ----
@@ -214,6 +271,8 @@ struct Server::Impl {
             new SessionContext{service, metrics, log, limits, options.logs_requests});
     }
 
+    const Tls* tls_of(const Endpoint& endpoint) const { return endpoint.is_tls ? options.tls : nullptr; }
+
     void arm_signals() {
         signals.async_wait([this](error_code error, int number) {
             if (error) return;
@@ -231,7 +290,7 @@ struct Server::Impl {
     void begin_drain() {
         hooks.on_drain();
         api_sessions->draining.store(true, std::memory_order_relaxed);
-        api->close();
+        for (const auto& listener : api) listener->close();
         for (const auto& worker : workers) worker->drain();
         drain_until = std::chrono::steady_clock::now() + options.drain_timeout;
         await_drain();
@@ -271,7 +330,8 @@ struct Server::Impl {
     // In this order: an accept under way in `control` holds a socket of a worker.
     std::vector<std::unique_ptr<Worker>> workers;
     Worker control;
-    std::unique_ptr<Listener> api, admin;
+    std::vector<std::unique_ptr<Listener>> api;
+    std::unique_ptr<Listener> admin;
     net::signal_set signals{control.context()};
     net::steady_timer drain_timer{control.context()};
     net::steady_timer minute_timer{control.context()};
@@ -290,19 +350,19 @@ Server::Server(const Options& options, const SessionLimits& limits, Metrics& met
 Server::~Server() { stop(); }
 
 kv::Result<Endpoint> Server::listen(const Endpoint& endpoint, Service& service) {
-    impl_->api_sessions = impl_->make_sessions(service);
-    impl_->api = std::make_unique<Listener>(impl_->control.context(), *impl_->api_sessions,
-                                            impl_->options.connections_max, [impl = impl_.get()]() -> Worker& {
-                                                impl->next_worker = (impl->next_worker + 1) % impl->workers.size();
-                                                return *impl->workers[impl->next_worker];
-                                            });
-    return impl_->api->open(endpoint);
+    if (!impl_->api_sessions) impl_->api_sessions = impl_->make_sessions(service);
+    impl_->api.push_back(std::make_unique<Listener>(impl_->control.context(), *impl_->api_sessions, impl_->options.connections_max,
+                                                    impl_->tls_of(endpoint), [impl = impl_.get()]() -> Worker& {
+                                                        impl->next_worker = (impl->next_worker + 1) % impl->workers.size();
+                                                        return *impl->workers[impl->next_worker];
+                                                    }));
+    return impl_->api.back()->open(endpoint);
 }
 
 kv::Result<Endpoint> Server::listen_admin(const Endpoint& endpoint, Service& service) {
     impl_->admin_sessions = impl_->make_sessions(service);
     impl_->admin = std::make_unique<Listener>(impl_->control.context(), *impl_->admin_sessions,
-                                              impl_->options.admin_connections_max,
+                                              impl_->options.admin_connections_max, impl_->tls_of(endpoint),
                                               [impl = impl_.get()]() -> Worker& { return impl->control; });
     return impl_->admin->open(endpoint);
 }
@@ -312,7 +372,7 @@ bool Server::run(Hooks hooks) {
     for (const auto& worker : impl_->workers) impl_->threads.emplace_back([&worker = *worker] { worker.run(); });
     impl_->arm_signals();
     impl_->arm_minute();
-    impl_->api->start();
+    for (const auto& listener : impl_->api) listener->start();
     if (impl_->admin) impl_->admin->start();
     impl_->control.run();
     for (const auto& worker : impl_->workers) worker->close_all();

@@ -13,17 +13,21 @@ namespace kvd {
 class Log;
 class Metrics;
 class Service;
+class Tls;
 struct SessionLimits;
 
-// Where to listen: an address literal and a port, which may be 0.
+// Where to listen: an address literal and a port, which may be 0; or the path of a Unix socket.
 struct Endpoint {
     std::string address;
     std::uint16_t port = 0;
+    std::string path = {};  // of a Unix socket; then there is no address
+    bool is_tls = false;
 
-    bool is_loopback() const;
-    // "127.0.0.1:8420", "[::1]:8420", "localhost:8420" (which is 127.0.0.1).
+    bool is_unix() const noexcept { return !path.empty(); }
+    bool is_loopback() const;  // a Unix socket counts as such
+    // "127.0.0.1:8420", "[::1]:8420", "localhost:8420" (which is 127.0.0.1), "unix:/run/kvd/kvd.sock".
     static kv::Result<Endpoint> parse(const std::string& text);
-    // "http://[::1]:8420"
+    // "http://[::1]:8420", "https://...", "unix:/run/kvd/kvd.sock"
     std::string url() const;
 };
 
@@ -39,6 +43,7 @@ public:
         std::size_t admin_connections_max = 100;
         std::chrono::milliseconds drain_timeout = std::chrono::seconds(30);
         bool logs_requests = false;
+        const Tls* tls = nullptr;
     };
     struct Hooks {
         std::function<void()> on_hangup;  // SIGHUP
@@ -51,7 +56,8 @@ public:
     Server(const Server&) = delete;
     Server& operator=(const Server&) = delete;
 
-    // Bind and listen; give the endpoint with the port the system picked.
+    // Bind and listen; give the endpoint with the port the system picked. listen() may be called for several, of one service. Those
+    // that are marked so are under `tls`, which is borrowed. A Unix socket is made for owner and group.
     kv::Result<Endpoint> listen(const Endpoint& endpoint, Service& service);
     kv::Result<Endpoint> listen_admin(const Endpoint& endpoint, Service& service);
 

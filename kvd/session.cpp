@@ -1,9 +1,5 @@
 #include "kvd/session.h"
 
-#include <netinet/in.h>
-#include <netinet/tcp.h>
-#include <sys/socket.h>
-
 #include <algorithm>
 #include <array>
 #include <boost/asio/buffer.hpp>
@@ -36,13 +32,6 @@ constexpr int send_buffer_bytes = 64 << 10;
 // What is read for longer is perhaps not waited for any more.
 constexpr std::chrono::seconds patience_of_peers{5};
 
-std::string address_of(const net::ip::tcp::endpoint& endpoint) {
-    const net::ip::address address = endpoint.address();
-    if (address.is_v6() && address.to_v6().is_v4_mapped())
-        return net::ip::make_address_v4(net::ip::v4_mapped, address.to_v6()).to_string();
-    return address.to_string();
-}
-
 // As the access log shows it: what is no method may be anything, the middle of a body, say, if its length was wrong.
 std::string shown_method(const std::string& method) {
     constexpr const char* known[] = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT"};
@@ -57,25 +46,24 @@ HeldBytes::HeldBytes(std::atomic<std::uint64_t>& total, std::size_t bytes) noexc
     total.fetch_add(bytes, std::memory_order_relaxed);
 }
 
-Session::Session(Socket socket, Worker& worker, SessionContext& context)
-    : socket_(std::move(socket)), worker_(worker), context_(context), scanner_(context.limits.framing) {}
+Session::Session(Connection connection, Worker& worker, SessionContext& context)
+    : connection_(std::move(connection)), worker_(worker), context_(context), scanner_(context.limits.framing) {}
 
 Session::~Session() { close(); }
 
 void Session::start() {
-    error_code error;
-    const auto endpoint = socket_.remote_endpoint(error);
-    if (error) return close();  // gone already
-    peer_.address = address_of(endpoint);
-    socket_.set_option(net::ip::tcp::no_delay(true), error);
-    socket_.non_blocking(true, error);
-    if (error) return close();
+    if (connection_.open(peer_)) return close();  // gone already
     worker_.add(shared_from_this());
     deadline_ = Clock::now() + context_.limits.idle_timeout;
     if (!peer_.is_unix) is_counted_ = context_.addresses.enter(peer_.address);
     if (!peer_.is_unix && !is_counted_) {
         context_.metrics.connections_refused.fetch_add(1, std::memory_order_relaxed);
+        if (connection_.is_tls()) return close();  // before the handshake nothing can be said
         return run([this] { return answer_unheard({Errc::overloaded, "too many connections from this address"}); });
+    }
+    if (connection_.is_tls()) {
+        phase_ = Phase::handshake;
+        deadline_ = Clock::now() + context_.limits.header_timeout;
     }
     run([this] { return step(); });
 }
@@ -84,8 +72,7 @@ void Session::close() noexcept {
     if (phase_ == Phase::closed) return;
     phase_ = Phase::closed;
     log_end();
-    error_code ignored;
-    socket_.close(ignored);
+    connection_.close();
     if (answer_) answer_->source.reset();  // what it holds is not waited for by anybody
     body_held_ = {};
     answer_held_ = {};
@@ -96,7 +83,7 @@ void Session::close() noexcept {
 }
 
 void Session::drain() {
-    if (phase_ == Phase::head && input_.empty()) return close();
+    if (phase_ == Phase::handshake || (phase_ == Phase::head && input_.empty())) return close();
     if (phase_ == Phase::writing && is_endless_) close();  // its reader takes nothing now, not even that it ends
 }
 
@@ -122,6 +109,8 @@ void Session::run(First first) {
 
 Session::Step Session::step() {
     switch (phase_) {
+        case Phase::handshake:
+            return shake_hands();
         case Phase::head:
         case Phase::judging:
             return take_head();
@@ -145,12 +134,31 @@ Session::Step Session::step() {
 
 // ---- reading ----
 
+Session::Step Session::shake_hands() {
+    const error_code error = connection_.handshake(peer_);
+    if (!error) {
+        phase_ = Phase::head;
+        deadline_ = Clock::now() + context_.limits.idle_timeout;
+        return Step::again;
+    }
+    if (error != net::error::would_block) {
+        context_.metrics.handshake_failures.fetch_add(1, std::memory_order_relaxed);
+        close();
+        return Step::wait;
+    }
+    connection_.wait([self = shared_from_this()](error_code failed) {
+        if (failed) return self->close();
+        self->run([&self] { return self->step(); });
+    });
+    return Step::wait;
+}
+
 void Session::arm_read() {
     const std::size_t capacity_max =
         phase_ == Phase::head ? context_.limits.framing.head_bytes_max + head_slack_bytes : body_read_bytes;
     const InputBuffer::Room room = input_.prepare(capacity_max);
     reading_ = true;
-    socket_.async_read_some(net::buffer(room.data, room.size),
+    connection_.async_read_some(net::buffer(room.data, room.size),
                             [self = shared_from_this()](error_code error, std::size_t size) {
                                 self->on_read(size, static_cast<bool>(error));
                             });
@@ -183,8 +191,7 @@ void Session::check_deadline(Clock::time_point now) {
         return close();
     }
     timed_out_ = true;
-    error_code ignored;
-    socket_.cancel(ignored);
+    connection_.cancel();
 }
 
 Session::Step Session::on_timeout() {
@@ -308,7 +315,7 @@ Session::Step Session::act_on_verdict(const Head& head, std::size_t head_bytes) 
         static constexpr std::string_view go_on = "HTTP/1.1 100 Continue\r\n\r\n";
         error_code failed;
         // The connection is quiet: so few bytes always fit.
-        if (socket_.write_some(net::buffer(go_on), failed) != go_on.size()) {
+        if (connection_.write_some({net::buffer(go_on), {}}, failed) != go_on.size()) {
             close();
             return Step::wait;
         }
@@ -528,10 +535,7 @@ Session::Step Session::begin_write() {
 // A peer that takes nothing is not to fill the kernel's memory either, and one that is gone without a word, so that it
 // acknowledges nothing, is to be noticed before megabytes wait for it.
 void Session::prepare_endless() {
-    error_code ignored;
-    socket_.set_option(net::socket_base::send_buffer_size(send_buffer_bytes), ignored);
-    const auto patience = static_cast<unsigned>(2 * context_.limits.stall_timeout.count());  // after ours
-    static_cast<void>(setsockopt(socket_.native_handle(), IPPROTO_TCP, TCP_USER_TIMEOUT, &patience, sizeof patience));
+    connection_.limit_sending(send_buffer_bytes, 2 * context_.limits.stall_timeout);  // after ours
 }
 
 Session::Step Session::write_some() {
@@ -540,9 +544,9 @@ Session::Step Session::write_some() {
     const std::size_t written_before = written_;
     while (written_ < size) {
         const std::size_t of_body = written_ > head_out_.size() ? written_ - head_out_.size() : 0;
-        const std::array<net::const_buffer, 2> parts = {net::buffer(head_out_) + written_, net::buffer(body) + of_body};
+        const Connection::Parts parts = {net::buffer(head_out_) + written_, net::buffer(body) + of_body};
         error_code error;
-        written_ += socket_.write_some(parts, error);
+        written_ += connection_.write_some(parts, error);
         if (error == net::error::would_block) return await_room(written_ > written_before);
         if (error) {
             close();
@@ -563,7 +567,7 @@ Session::Step Session::await_room(bool took_some) {
     } else if (took_some) {
         deadline_ = Clock::now() + limits.stall_timeout;
     }
-    socket_.async_wait(net::socket_base::wait_write, [self = shared_from_this()](error_code failed) {
+    connection_.wait([self = shared_from_this()](error_code failed) {
         if (failed) return self->close();
         self->run([&self] { return self->step(); });
     });
@@ -574,7 +578,7 @@ Session::Step Session::await_room(bool took_some) {
 // side, which only means that it asks for no more, counts as gone where it waits for long: it is seldom anything else.
 void Session::watch_peer() {
     watching_ = true;
-    socket_.async_wait(net::socket_base::wait_read, [self = shared_from_this()](error_code error) {
+    connection_.wait_for_peer([self = shared_from_this()](error_code error) {
         self->watching_ = false;
         if (!error) self->look_at_peer();
     });
@@ -582,10 +586,7 @@ void Session::watch_peer() {
 
 void Session::look_at_peer() {
     if (phase_ != Phase::handling && phase_ != Phase::pulling) return;
-    error_code error;
-    char byte = 0;
-    socket_.receive(net::buffer(&byte, 1), net::socket_base::message_peek, error);
-    if (error && error != net::error::would_block) close();  // at its end, or broken
+    if (connection_.is_peer_gone()) close();
 }
 
 // ---- an answer in pieces ----
@@ -677,7 +678,7 @@ Session::Step Session::finish_write() {
     // Closing with input unread would make the kernel reset the connection and the peer lose the answer: say that we are
     // done, and wait for the peer to be.
     error_code error;
-    socket_.shutdown(net::socket_base::shutdown_send, error);
+    connection_.shutdown(error);
     if (error) {
         close();
         return Step::wait;

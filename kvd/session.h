@@ -1,8 +1,5 @@
 #pragma once
 #include <atomic>
-#include <boost/asio/basic_stream_socket.hpp>
-#include <boost/asio/io_context.hpp>
-#include <boost/asio/ip/tcp.hpp>
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
@@ -12,6 +9,7 @@
 #include <string>
 #include <utility>
 
+#include "kvd/connection.h"
 #include "kvd/framing.h"
 #include "kvd/input_buffer.h"
 #include "kvd/limiter.h"
@@ -75,10 +73,7 @@ private:
 // in the buffer waits (pipelining). Threads: the worker's alone; completions find their way there.
 class Session final : public std::enable_shared_from_this<Session> {
 public:
-    // With the executor's own type: no virtual call per operation.
-    using Socket = boost::asio::basic_stream_socket<boost::asio::ip::tcp, boost::asio::io_context::executor_type>;
-
-    Session(Socket socket, Worker& worker, SessionContext& context);
+    Session(Connection connection, Worker& worker, SessionContext& context);
     ~Session();
 
     void start();
@@ -91,7 +86,7 @@ public:
 
 private:
     using Clock = std::chrono::steady_clock;
-    enum class Phase : std::uint8_t { head, judging, body, handling, writing, pulling, lingering, closed };
+    enum class Phase : std::uint8_t { handshake, head, judging, body, handling, writing, pulling, lingering, closed };
     // What a step leaves behind: more to do at once, or an operation under way that calls back.
     enum class Step : std::uint8_t { again, wait };
 
@@ -99,6 +94,7 @@ private:
     void run(First first);
     Step step();
 
+    Step shake_hands();
     Step take_head();
     Step judge(const Head& head, std::size_t head_bytes);
     Step await_verdict(const Head& head, std::size_t head_bytes);
@@ -150,7 +146,7 @@ private:
     static Counted count(HttpResponse response, SessionContext& context, bool may_be_dropped);
     void hold(const std::string& bytes, HeldBytes& held) noexcept;
 
-    Socket socket_;
+    Connection connection_;
     Worker& worker_;
     SessionContext& context_;
     Peer peer_;
