@@ -41,6 +41,8 @@ only_in '<soci/.*>|<sqlite3\.h>' 'libkv/src/storage/.*' 'only src/storage knows 
 only_in '[<"]rapidjson/.*' 'libkv/src/json/.*' 'only src/json knows RapidJSON'
 only_in '<amqp[a-z_]*\.h>' 'kvd/amqp_connection\.cpp' 'only the connection knows the library for RabbitMQ'
 only_in '<(boost|spdlog|fmt|prometheus|CLI)/.*>' 'kvd/.*' 'only the daemon knows its libraries'
+only_in '<curl/curl\.h>' 'kvd/auth/fetcher\.cpp' 'only the fetcher knows libcurl'
+only_in '<cjose/cjose\.h>' 'kvd/auth/jwt\.cpp|kvd/auth/jwks\.cpp' 'only JWTs and their keys know libcjose'
 
 rules='operation|plan|plan_[a-z_]+|overlay|authorize|value|validate|text|bytes'
 allow "libkv/src/(operation\.|plan|authorize|overlay)[^/]*" \
@@ -60,7 +62,7 @@ only_in '"(commit|read)_queue(_[a-z_]+)?\.h"' 'libkv/src/((commit|read)_queue|la
 only_in '"kvd/.*"' 'kvd/.*' 'libkv never hears of the daemon'
 
 allow 'kvd/.*' \
-    "$std|$posix|$public|\"(json/json|text)\.h\"|\"kvd/[a-z_0-9/]+\.h\"|<(boost|spdlog|fmt|prometheus|CLI|openssl)/.*>" \
+    "$std|$posix|$public|\"(json/json|text)\.h\"|\"kvd/[a-z_0-9/]+\.h\"|<(boost|spdlog|fmt|prometheus|CLI|openssl|curl|cjose)/.*>" \
     'kvd sees libkv as any host does (and shares its JSON guard and text helpers)'
 allow 'examples/.*' "$std|<kv/[a-z_0-9]+\.h>" 'an example shows what a host can do'
 

@@ -108,6 +108,12 @@ int run_token(const Command& command) {
         if (!parsed) return fail(exit_usage, parsed.error().message);
         grants.push_back(*std::move(parsed));
     }
+    if (!command.certificate.empty()) {
+        const std::string line = certificate_line(command.user, command.certificate, command.expires_at, grants);
+        if (const auto table = TokenTable::parse("[" + line + "]"); !table) return fail(exit_usage, table.error().message);
+        std::fprintf(stdout, "%s\n", line.c_str());
+        return std::fflush(stdout) == 0 ? exit_ok : fail(exit_internal, "cannot write to stdout");
+    }
     const kv::SecretBytes token = generate_token();
     const std::string line = token_line(command.user, hash_token(token.reveal()), command.expires_at, grants);
     // What we print, the server must read.

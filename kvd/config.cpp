@@ -120,6 +120,8 @@ public:
             ->required()
             ->expected(1)
             ->take_all();
+        token_->add_option("--certificate", command_.certificate,
+                           "Make no token: it is for whoever shows a client certificate of this name, like DNS:worker-7.example");
         token_->add_option("--expires-at", command_.expires_at, "RFC 3339 time at which it ends (never)");
         add_key_commands();
         add_backup();

@@ -75,6 +75,7 @@ struct Command {
     std::string user;                 // token
     std::vector<std::string> grants;  // token
     std::string expires_at;           // token
+    std::string certificate;          // token: the name of a client's, instead of a token; empty: none
     std::string storage;              // of every tool
     std::string file;                 // backup: to be made; restore: to be read; "-": stdout, stdin
     std::string text;                 // print: help or version

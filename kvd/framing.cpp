@@ -70,7 +70,9 @@ class HeadParser final : public http::basic_parser<true> {
 public:
     struct Fields {
         std::optional<std::string_view> host, length, encoding, authorization, content_type, if_match, if_none_match,
-            last_event_id, expect, request_id, origin, cors_method;
+            last_event_id, expect, request_id, origin, cors_method, user_id, application_id;
+        std::string forwarded_for;
+        bool is_identity_ambiguous = false;
         std::string accept;
         std::string accept_encoding;
     };
@@ -117,8 +119,40 @@ private:
         if (is("x-request-id")) return once(fields.request_id, value, "X-Request-Id");
         if (is("origin")) return once(fields.origin, value, "Origin");
         if (is("access-control-request-method")) return once(fields.cors_method, value, "Access-Control-Request-Method");
+        if (is("x-forwarded-for")) return append(fields.forwarded_for, value);
+        if (is("connection")) fields.is_identity_ambiguous |= names_identity(value);
+        if (is_identity(name)) return take_identity(name, value);
         if (is("accept")) return append(fields.accept, value);
         if (is("accept-encoding")) return append(fields.accept_encoding, value);
+    }
+
+    // Whoever handed the request on may have removed a field that Connection names, or read an underscore as a hyphen: what
+    // came then is perhaps not what the other side meant.
+    static bool is_identity(std::string_view name) {
+        const auto is = [name](std::string_view field) {
+            return std::equal(name.begin(), name.end(), field.begin(), field.end(), [](char a, char b) {
+                return (a == '_' ? '-' : a >= 'A' && a <= 'Z' ? static_cast<char>(a - 'A' + 'a') : a) == b;
+            });
+        };
+        return is("x-user-id") || is("x-application-id");
+    }
+
+    void take_identity(std::string_view name, std::string_view value) {
+        auto& field = equals_ignoring_case(name.substr(0, 3), "x-u") || equals_ignoring_case(name.substr(0, 3), "x_u") ? fields.user_id : fields.application_id;
+        if (field || name.find('_') != std::string_view::npos) fields.is_identity_ambiguous = true;
+        if (!field) field = value;
+    }
+
+    static bool names_identity(std::string_view list) {
+        while (!list.empty()) {
+            const std::size_t comma = std::min(list.find(','), list.size());
+            std::string_view token = list.substr(0, comma);
+            while (!token.empty() && (token.front() == ' ' || token.front() == '\t')) token.remove_prefix(1);
+            while (!token.empty() && (token.back() == ' ' || token.back() == '\t')) token.remove_suffix(1);
+            if (is_identity(token)) return true;
+            list.remove_prefix(std::min(comma + 1, list.size()));
+        }
+        return false;
     }
 
     void on_response_impl(int, beast::string_view, int, beast::error_code&) override {}
@@ -255,6 +289,10 @@ Result<Head> parse_head(std::string_view block, const FramingLimits& limits) {
     head.if_none_match = fields.if_none_match.value_or(std::string_view());
     head.last_event_id = fields.last_event_id.value_or(std::string_view());
     if (!head.is_http_1_0) head.expect = fields.expect.value_or(std::string_view());  // 1.0 has no expectations
+    head.user_id = fields.user_id;
+    head.application_id = fields.application_id;
+    head.is_identity_ambiguous = fields.is_identity_ambiguous;
+    head.forwarded_for = std::move(fields.forwarded_for);
     head.origin = fields.origin.value_or(std::string_view());
     head.cors_method = fields.cors_method.value_or(std::string_view());
     head.accept = std::move(fields.accept);

@@ -51,6 +51,10 @@ struct Head {
     std::string_view origin;
     std::string_view cors_method;  // Access-Control-Request-Method
     std::string_view request_id;  // empty unless 1–128 visible ASCII characters
+    std::optional<std::string_view> user_id;         // X-User-Id
+    std::optional<std::string_view> application_id;  // X-Application-Id
+    bool is_identity_ambiguous = false;              // Presented::is_ambiguous
+    std::string forwarded_for;    // X-Forwarded-For, joined
     std::string accept;           // repeated fields joined: a list, RFC 9110 section 5.3
     std::string accept_encoding;  // the same
     std::optional<std::uint64_t> content_length;

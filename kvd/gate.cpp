@@ -13,6 +13,7 @@ namespace {
 using kv::Errc;
 using kv::Error;
 
+constexpr std::string_view unix_address = "unix";
 // Within a second of what one may ask in it.
 constexpr std::size_t burst_seconds = 2;
 // People mistype, and programs are restarted with an old token, many at a time.
@@ -20,10 +21,11 @@ constexpr std::size_t failed_login_burst_seconds = 10;
 
 }  // namespace
 
-Gate::Gate(const Authenticator& authenticator, const Limits& limits, Metrics& metrics)
+Gate::Gate(const Authenticator& authenticator, const Limits& limits, Metrics& metrics, TrustedProxies proxies)
     : authenticator_(authenticator),
       failed_login_wait_(limits.failed_login_wait),
       metrics_(metrics),
+      proxies_(std::move(proxies)),
       callers_(limits.requests_per_caller, limits.requests_per_caller * burst_seconds),
       addresses_(limits.requests_per_address, limits.requests_per_address * burst_seconds),
       failed_logins_(limits.failed_logins, limits.failed_logins * failed_login_burst_seconds) {}
@@ -31,8 +33,9 @@ Gate::Gate(const Authenticator& authenticator, const Limits& limits, Metrics& me
 void Gate::judge(const Presented& presented, Service::Verdict& verdict) {
     Authenticator::Finding finding;
     finding.actor = std::move(verdict.actor);
-    // Whoever comes through a Unix socket is a gateway or a program here: they have no address.
-    if (!presented.peer->is_unix && !addresses_.admit(finding.actor.peer)) {
+    finding.actor.peer = proxies_.address_of(presented);
+    // Whoever comes through a Unix socket has no address, unless a proxy tells one.
+    if (finding.actor.peer != unix_address && !addresses_.admit(finding.actor.peer)) {
         metrics_.rate_limited.fetch_add(1, std::memory_order_relaxed);
         verdict.actor = std::move(finding.actor);
         verdict.refusal = Error{Errc::rate_limited, "too many requests from this address"};

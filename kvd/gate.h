@@ -4,6 +4,7 @@
 #include <functional>
 #include <string_view>
 
+#include "kvd/auth/gateway.h"
 #include "kvd/limiter.h"
 #include "kvd/service.h"
 
@@ -24,9 +25,9 @@ public:
         std::chrono::milliseconds failed_login_wait = std::chrono::seconds(1);
     };
 
-    Gate(const Authenticator& authenticator, const Limits& limits, Metrics& metrics);
+    Gate(const Authenticator& authenticator, const Limits& limits, Metrics& metrics, TrustedProxies proxies = {});
 
-    // `verdict` has its route, and of its actor the peer and the request's id; it gets the rest.
+    // `verdict` has its route, and of its actor the request's id; it gets the rest.
     void judge(const Presented& presented, Service::Verdict& verdict);
     // What is open is found out: calls `done` once, from any thread, perhaps before it returns.
     void resolve(Service::Verdict verdict, std::function<void(Service::Verdict)> done);
@@ -38,6 +39,7 @@ private:
     const Authenticator& authenticator_;
     const std::chrono::milliseconds failed_login_wait_;
     Metrics& metrics_;
+    const TrustedProxies proxies_;
     RateLimiter callers_;
     RateLimiter addresses_;
     RateLimiter failed_logins_;

@@ -133,7 +133,7 @@ Result<Endpoint> HttpClient::parse_url(std::string_view url) {
     const bool is_http = url.starts_with(scheme);
     auto server = Endpoint::parse(std::string(is_http ? url.substr(scheme.size()) : url));
     // Not quoted: there may be a token in it.
-    if (!is_http || !server) return Error{Errc::invalid_request, "must be http://ADDRESS:PORT"};
+    if (!is_http || !server || server->is_unix()) return Error{Errc::invalid_request, "must be http://ADDRESS:PORT"};
     if (server->is_loopback()) return *std::move(server);
     return Error{Errc::invalid_request,
                  shown + ": the token would travel in the clear beyond this machine; use a loopback address"};

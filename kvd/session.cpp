@@ -266,7 +266,12 @@ Session::Step Session::judge(const Head& head, std::size_t head_bytes) {
     ++sequence_;
     closing_ = !head.keeps_alive;
     read_request(head);
-    verdict_ = context_.service.judge(request_, {.authorization = head.authorization, .peer = &peer_});
+    verdict_ = context_.service.judge(request_, {.authorization = head.authorization,
+                                                  .user_id = head.user_id,
+                                                  .application_id = head.application_id,
+                                                  .forwarded_for = head.forwarded_for,
+                                                  .is_ambiguous = head.is_identity_ambiguous,
+                                                  .peer = &peer_});
     return verdict_.is_open ? await_verdict(head, head_bytes) : act_on_verdict(head, head_bytes);
 }
 

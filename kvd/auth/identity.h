@@ -20,9 +20,9 @@ struct Peer {
 // What a request says of who asks. Borrows everything; empty where absent.
 struct Presented {
     std::string_view authorization = {};   // Authorization
-    std::string_view user_id = {};         // X-User-Id
-    std::string_view application_id = {};  // X-Application-Id
-    std::string_view forwarded_for = {};   // X-Forwarded-For, the last field of that name
+    std::optional<std::string_view> user_id = {};         // X-User-Id
+    std::optional<std::string_view> application_id = {};  // X-Application-Id
+    std::string_view forwarded_for = {};   // X-Forwarded-For, all fields of that name
     // One of X-User-Id and X-Application-Id came twice, is named in Connection, or came under a name that some gateways read as
     // theirs (X_User_Id).
     bool is_ambiguous = false;
@@ -34,7 +34,7 @@ struct Identity {
     enum class Source : std::uint8_t { none, token, stored_token, jwt, gateway, certificate };
     Source source = Source::none;
     TokenHash hash{};            // of a token
-    std::string user_id;         // of a gateway's user, or a JWT's, whose grants the permission service tells
+    std::string user_id;         // of a gateway's user, or a JWT's, whose grants the permission service tells; of a certificate its name
     std::string application_id;  // theirs
     std::optional<kv::Time> expires_at;
 };

@@ -39,20 +39,45 @@ std::string credential_id(const TokenHash& hash) {
     return "token:" + kv::hex_encode({reinterpret_cast<const char*>(hash.data()), bytes_shown});
 }
 
-Result<std::pair<TokenHash, Credential>> read_token(const Node& node, const std::string& where) {
-    KV_CHECK(check_members(node, where, {"userId", "tokenSha256", "grants"}, {"expiresAt"}));
-    std::pair<TokenHash, Credential> token;
-    auto& [hash, credential] = token;
-    KV_TRY(hash, read_hash(*node.find("tokenSha256"), where + ".tokenSha256"));
+// What a certificate is called in the tokens file: with its kind, as Peer::names has it.
+Result<std::string> read_certificate_name(const Node& node, const std::string& where) {
+    KV_TRY(std::string name, read_identifier(node, where));
+    for (const std::string_view kind : {"DNS:", "URI:", "IP:", "email:"})
+        if (name.starts_with(kind) && name.size() > kind.size()) return name;
+    return wrong(where, "must be a subject alternative name like DNS:worker-7.example, URI:spiffe://example/worker or IP:10.0.0.7");
+}
+
+Result<Credential> read_credential(const Node& node, const std::string& where) {
+    Credential credential;
     KV_TRY(credential.user_id, read_identifier(*node.find("userId"), where + ".userId"));
-    credential.credential_id = credential_id(hash);
     if (const Node* expires = node.find("expiresAt"); expires != nullptr && expires->kind != Kind::null) {
         credential.expires_at = expires->kind == Kind::string ? kv::parse_time(expires->text) : std::nullopt;
         if (!credential.expires_at) return wrong(where + ".expiresAt", "must be an RFC 3339 time");
     }
-    KV_TRY(std::vector<kv::Grant> list, read_grants(*node.find("grants"), where + ".grants"));
-    credential.grants = std::make_shared<const std::vector<kv::Grant>>(std::move(list));
-    return token;
+    KV_TRY(Grants grants, read_grants(*node.find("grants"), where + ".grants"));
+    credential.grants = std::make_shared<const Grants>(std::move(grants));
+    return credential;
+}
+
+void identify_as(const Credential& credential, kv::Actor& actor) {
+    actor.user_id = credential.user_id;
+    actor.credential_id = credential.credential_id;
+    actor.grants = credential.grants;
+}
+
+std::string line_of(std::string_view user_id, std::string_view member, std::string_view value, std::string_view expires_at,
+                    const std::vector<std::string>& grants) {
+    kv::json::Writer out;
+    out.begin_object();
+    out.member("userId", user_id);
+    out.member(member, value);
+    if (!expires_at.empty()) out.member("expiresAt", expires_at);
+    out.key("grants");
+    out.begin_array();
+    for (const std::string& grant : grants) out.raw(grant);
+    out.end_array();
+    out.end_object();
+    return out.take();
 }
 
 void write_list(kv::json::Writer& out, std::string_view name, std::string_view items) {
@@ -121,11 +146,29 @@ Result<TokenTable> TokenTable::parse(std::string_view json) {
     TokenTable table;
     for (std::size_t i = 0; i < document.items.size(); ++i) {
         const std::string where = "tokens[" + std::to_string(i) + "]";
-        KV_TRY(auto token, read_token(document.items[i], where));
-        if (!table.credentials_.insert(std::move(token)).second)
-            return wrong(where + ".tokenSha256", "stands in the file twice");
+        KV_CHECK(table.add(document.items[i], where));
     }
     return table;
+}
+
+Result<void> TokenTable::add(const Node& node, const std::string& where) {
+    const bool is_certificate = node.find("certificateName") != nullptr;
+    const std::string_view member = is_certificate ? "certificateName" : "tokenSha256";
+    KV_CHECK(check_members(node, where, {"userId", member, "grants"}, {"expiresAt"}));
+    const std::string place = where + "." + std::string(member);
+    KV_TRY(Credential credential, read_credential(node, where));
+    bool is_new = false;
+    if (is_certificate) {
+        KV_TRY(const std::string name, read_certificate_name(*node.find(member), place));
+        credential.credential_id = "cert:" + name;
+        is_new = certificates_.emplace(name, std::move(credential)).second;
+    } else {
+        KV_TRY(const TokenHash hash, read_hash(*node.find(member), place));
+        credential.credential_id = credential_id(hash);
+        is_new = credentials_.emplace(hash, std::move(credential)).second;
+    }
+    if (!is_new) return wrong(place, "stands in the file twice");
+    return {};
 }
 
 void TokenTable::add_root(const TokenHash& hash) {
@@ -141,10 +184,17 @@ const Credential* TokenTable::find(const TokenHash& hash, kv::Time at) const {
     return credential.expires_at && *credential.expires_at <= at ? nullptr : &credential;
 }
 
+const Credential* TokenTable::find_certificate(const std::string& name, kv::Time at) const {
+    const auto found = certificates_.find(name);
+    if (found == certificates_.end()) return nullptr;
+    const Credential& credential = found->second;
+    return credential.expires_at && *credential.expires_at <= at ? nullptr : &credential;
+}
+
 std::size_t TokenTable::usable(kv::Time at) const {
-    return static_cast<std::size_t>(std::count_if(credentials_.begin(), credentials_.end(), [at](const auto& item) {
-        return !item.second.expires_at || *item.second.expires_at > at;
-    }));
+    const auto is_usable = [at](const auto& item) { return !item.second.expires_at || *item.second.expires_at > at; };
+    return static_cast<std::size_t>(std::count_if(credentials_.begin(), credentials_.end(), is_usable) +
+                                    std::count_if(certificates_.begin(), certificates_.end(), is_usable));
 }
 
 Result<TokenTable> TokenStore::read() const {
@@ -180,9 +230,15 @@ bool TokenStore::identify(const TokenHash& hash, kv::Actor& actor) const {
     const std::shared_lock lock(mutex_);
     const Credential* credential = table_.find(hash, now());
     if (credential == nullptr) return false;
-    actor.user_id = credential->user_id;
-    actor.credential_id = credential->credential_id;
-    actor.grants = credential->grants;
+    identify_as(*credential, actor);
+    return true;
+}
+
+bool TokenStore::identify_certificate(const std::string& name, kv::Actor& actor) const {
+    const std::shared_lock lock(mutex_);
+    const Credential* credential = table_.find_certificate(name, now());
+    if (credential == nullptr) return false;
+    identify_as(*credential, actor);
     return true;
 }
 
@@ -217,17 +273,12 @@ Result<std::string> parse_grant(std::string_view text) {
 
 std::string token_line(std::string_view user_id, const TokenHash& hash, std::string_view expires_at,
                        const std::vector<std::string>& grants) {
-    kv::json::Writer out;
-    out.begin_object();
-    out.member("userId", user_id);
-    out.member("tokenSha256", kv::hex_encode({reinterpret_cast<const char*>(hash.data()), hash.size()}));
-    if (!expires_at.empty()) out.member("expiresAt", expires_at);
-    out.key("grants");
-    out.begin_array();
-    for (const std::string& grant : grants) out.raw(grant);
-    out.end_array();
-    out.end_object();
-    return out.take();
+    return line_of(user_id, "tokenSha256", kv::hex_encode({reinterpret_cast<const char*>(hash.data()), hash.size()}), expires_at, grants);
+}
+
+std::string certificate_line(std::string_view user_id, std::string_view name, std::string_view expires_at,
+                             const std::vector<std::string>& grants) {
+    return line_of(user_id, "certificateName", name, expires_at, grants);
 }
 
 }  // namespace kvd

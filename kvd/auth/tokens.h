@@ -13,6 +13,10 @@
 #include "kv/secret.h"
 #include "kv/types.h"
 
+namespace kv::json {
+struct Node;
+}
+
 namespace kvd {
 
 using TokenHash = std::array<std::uint8_t, 32>;  // SHA-256; the token itself is kept nowhere
@@ -39,14 +43,19 @@ public:
 
     // Empty if nobody has this token, or it has expired.
     const Credential* find(const TokenHash& hash, kv::Time now) const;
+    // The same by the name of a certificate.
+    const Credential* find_certificate(const std::string& name, kv::Time now) const;
     std::size_t usable(kv::Time now) const;
-    std::size_t size() const noexcept { return credentials_.size(); }
+    std::size_t size() const noexcept { return credentials_.size() + certificates_.size(); }
 
 private:
+    kv::Result<void> add(const kv::json::Node& node, const std::string& where);
+
     struct HashOfHash {
         std::size_t operator()(const TokenHash& hash) const noexcept;
     };
     std::unordered_map<TokenHash, Credential, HashOfHash> credentials_;
+    std::unordered_map<std::string, Credential> certificates_;  // by name
 };
 
 // TokenStore holds the table in use and reads it again on request. Threads: any.
@@ -61,6 +70,8 @@ public:
     // Sets user, credential and grants; false if the token is not known or has expired.
     bool identify(const TokenHash& hash, kv::Actor& actor) const;
     bool identify(std::string_view token, kv::Actor& actor) const { return identify(hash_token(token), actor); }
+    // The same by the name of a client's certificate, which was verified: "DNS:worker-7.example".
+    bool identify_certificate(const std::string& name, kv::Actor& actor) const;
     // A file that does not read leaves everything as it was.
     kv::Result<void> reload();
     std::size_t usable() const;
@@ -85,5 +96,8 @@ kv::Result<std::string> parse_grant(std::string_view text);
 // One element of the tokens file. `grants` are JSON objects; `expires_at` is RFC 3339 or empty.
 std::string token_line(std::string_view user_id, const TokenHash& hash, std::string_view expires_at,
                        const std::vector<std::string>& grants);
+// The same for whoever shows a certificate of that name.
+std::string certificate_line(std::string_view user_id, std::string_view name, std::string_view expires_at,
+                             const std::vector<std::string>& grants);
 
 }  // namespace kvd
