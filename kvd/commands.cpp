@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "json/json.h"
+#include "kvd/auth/sources.h"
 #include "kvd/files.h"
 #include "kvd/framing.h"
 #include "kvd/tool.h"
@@ -50,6 +51,16 @@ kv::Result<std::optional<TokenHash>> root_hash(const SecretVariables& variables)
     return std::optional<TokenHash>(hash_token(token));
 }
 
+// One line; empty if there is no such file to be read.
+kv::Result<kv::SecretBytes> read_token_file(const std::string& path) {
+    constexpr std::size_t token_bytes_max = 8u << 10;
+    if (path.empty()) return kv::SecretBytes();
+    KV_TRY(kv::SecretBytes file, read_file(path, token_bytes_max));
+    const std::string_view line = file.reveal().substr(0, file.reveal().find_last_not_of("\r\n") + 1);
+    if (line.empty() || !is_visible_ascii(line)) return missing(path + ": must hold one token of visible ASCII characters");
+    return kv::SecretBytes(line);
+}
+
 }  // namespace
 
 kv::Result<std::shared_ptr<kv::KeyProvider>> load_master_key(const SecretVariables& variables) {
@@ -77,7 +88,11 @@ kv::Result<ServeSecrets> load_secrets(const Settings& settings, SecretVariables 
         source.root_token = hash_token(secrets.dev_token.reveal());
     }
     KV_TRY(secrets.tokens, TokenStore::open(std::move(source)));
-    if (secrets.tokens->usable() == 0)
+    KV_TRY(secrets.permissions_token, read_token_file(settings.permissions_token_file));
+    if (!settings.tls_certificate.empty()) {
+        KV_TRY(secrets.tls, Tls::open({settings.tls_certificate, settings.tls_key, settings.tls_client_ca, settings.tls_needs_client}));
+    }
+    if (secrets.tokens->usable() == 0 && !IdentitySources::has_others(settings))
         return missing(
             "nobody could log in: set KVD_ROOT_TOKEN (32 characters or more), or name a file with --tokens whose lines "
             "`kvd token` makes");

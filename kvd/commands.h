@@ -7,6 +7,7 @@
 #include "kvd/amqp_settings.h"
 #include "kvd/auth/tokens.h"
 #include "kvd/config.h"
+#include "kvd/tls.h"
 
 namespace kvd {
 
@@ -16,6 +17,8 @@ struct ServeSecrets {
     std::shared_ptr<kv::KeyProvider> previous_keys;  // null: there are none
     std::unique_ptr<TokenStore> tokens;
     kv::SecretBytes dev_token;  // made up for --dev; empty otherwise
+    kv::SecretBytes permissions_token;  // to be shown to the permission service; empty: none
+    std::unique_ptr<Tls> tls;           // null: the API speaks plain HTTP
     std::optional<AmqpSettings> amqp;  // with its password; empty: no events are sent
 };
 

@@ -344,22 +344,50 @@ private:
     Command command_;
 };
 
+// Of settings that are nothing without each other.
+std::optional<std::string> missing_part(const Settings& settings) {
+    const bool has_tls = !settings.tls_certificate.empty();
+    const bool has_client_ca = !settings.tls_client_ca.empty();
+    const bool has_unix = settings.listen.find("unix:") != std::string::npos;
+    const bool has_jwt = !settings.jwt_jwks.empty() || !settings.jwt_secret_file.empty();
+    if (has_tls != !settings.tls_key.empty()) return "--tls-cert and --tls-key go together";
+    if (has_client_ca && !has_tls) return "--tls-client-ca: clients show certificates only to a server with --tls-cert";
+    if (!settings.gateway_names.empty() && !settings.gateway_identity) return "--gateway-names: says nothing without --gateway-identity";
+    if (!settings.gateway_names.empty() && !has_client_ca) return "--gateway-names: certificates are looked at only with --tls-client-ca";
+    if (settings.gateway_identity && settings.gateway_names.empty() && !has_unix)
+        return "--gateway-identity: no gateway could prove itself: give --gateway-names, or --listen unix:PATH";
+    if (settings.gateway_identity && settings.permissions_url.empty())
+        return "--gateway-identity: nobody says what its users were granted: give --permissions-url";
+    if (!settings.jwt_jwks.empty() && !settings.jwt_secret_file.empty()) return "--jwt-jwks and --jwt-secret-file: give one";
+    if (has_jwt && (settings.jwt_issuer.empty() || settings.jwt_audience.empty())) return "JWTs need --jwt-issuer and --jwt-audience";
+    if (!has_jwt && !(settings.jwt_issuer.empty() && settings.jwt_audience.empty()))
+        return "--jwt-issuer and --jwt-audience say nothing without --jwt-jwks";
+    if (!settings.permissions_url.empty() && !settings.gateway_identity && !has_jwt)
+        return "--permissions-url: there is nobody to ask for: give --gateway-identity or --jwt-jwks";
+    if (!settings.permissions_token_file.empty() && settings.permissions_url.empty())
+        return "--permissions-token-file says nothing without --permissions-url";
+    return std::nullopt;
+}
+
 // What only the settings together can tell.
 std::optional<ConfigError> check_together(Settings& settings) {
     for (const auto& [name, value] :
          {std::pair{"--listen", &settings.listen}, {"--admin-listen", &settings.admin_listen}}) {
         if (*value == "off") continue;
-        const auto endpoint = Endpoint::parse(*value);
-        if (endpoint->is_loopback()) continue;
-        if (settings.dev)
-            return ConfigError{exit_config, std::string("--dev listens on loopback only, not on ") + *value};
-        if (!settings.insecure_http)
-            return ConfigError{
-                exit_config,
-                std::string(name) + " " + *value +
-                    ": tokens and values would travel in the clear beyond this machine. Put TLS in front and "
-                    "listen on loopback, or say --insecure-http"};
+        const auto endpoints = Endpoint::parse_list(*value);
+        for (const Endpoint& endpoint : *endpoints) {
+            if (endpoint.is_loopback()) continue;
+            if (settings.dev)
+                return ConfigError{exit_config, std::string("--dev listens on loopback only, not on ") + *value};
+            if (!settings.insecure_http && settings.tls_certificate.empty())
+                return ConfigError{
+                    exit_config,
+                    std::string(name) + " " + *value +
+                        ": tokens and values would travel in the clear beyond this machine. Give --tls-cert and --tls-key, or put "
+                        "TLS in front and listen on loopback, or say --insecure-http"};
+        }
     }
+    if (auto wrong = missing_part(settings)) return ConfigError{exit_config, *std::move(wrong)};
     if (settings.storage.empty()) settings.storage = settings.dev ? "memory:" : "sqlite:kv.db";
     return {};
 }

@@ -20,7 +20,7 @@ enum ExitCode : int { exit_ok = 0, exit_not_good = 1, exit_usage = 64, exit_inte
 
 // Everything `kvd serve` can be told. config.cpp holds one row for each, with its limits.
 struct Settings {
-    std::string listen = "127.0.0.1:8420";
+    std::string listen = "127.0.0.1:8420";        // one or more, with commas between them
     std::string admin_listen = "127.0.0.1:8421";  // or "off"
     std::string storage;                          // empty: sqlite:kv.db, and memory: with --dev
     std::string tokens;
@@ -32,6 +32,24 @@ struct Settings {
     bool insecure_http = false;
     bool check_config = false;
     std::string audit_copy;  // empty: none
+
+    std::string tls_certificate;  // empty: the API speaks plain HTTP
+    std::string tls_key;
+    std::string tls_client_ca;
+    bool tls_needs_client = true;
+    bool gateway_identity = false;
+    std::string gateway_names;
+    std::string trusted_proxies;
+    std::string permissions_url;  // empty: nobody is asked
+    std::string permissions_token_file;
+    std::string services_ca;
+    std::string jwt_jwks;  // a file or an https URL
+    std::string jwt_secret_file;
+    std::string jwt_issuer;
+    std::string jwt_audience;
+    std::string jwt_permissions_claim = "permissions";
+    std::string jwt_grants_claim = "kv_grants";
+    std::string jwt_application_claim = "application_id";
 
     std::string amqp;  // where events go, perhaps with a password; empty: nowhere
     std::string amqp_password_file;

@@ -11,6 +11,7 @@
 #include <thread>
 #include <utility>
 #include <variant>
+#include <vector>
 
 #include "kv/sqlite.h"
 #include "kv/store.h"
@@ -18,6 +19,7 @@
 #include "kvd/admin.h"
 #include "kvd/amqp_sink.h"
 #include "kvd/audit_copy.h"
+#include "kvd/auth/sources.h"
 #include "kvd/commands.h"
 #include "kvd/config.h"
 #include "kvd/files.h"
@@ -33,6 +35,7 @@
 #include "kvd/tool_verify.h"
 #include "kvd/tool_server.h"
 #include "kvd/tool_sink.h"
+#include "kvd/tls.h"
 #include "kvd/tool.h"
 #include "text.h"
 
@@ -71,12 +74,13 @@ SessionLimits session_limits(const Settings& settings) {
     return limits;
 }
 
-Server::Options server_options(const Settings& settings) {
+Server::Options server_options(const Settings& settings, const Tls* tls) {
     Server::Options options;
     options.threads = settings.threads != 0 ? settings.threads : std::max(1u, std::thread::hardware_concurrency());
     options.connections_max = settings.connections_max;
     options.drain_timeout = settings.drain_timeout;
     options.logs_requests = settings.access_log;
+    options.tls = tls;
     return options;
 }
 
@@ -135,20 +139,44 @@ void stop_copy(AuditCopy& copy, Log& log) {
         log.warning("some audit rows were not copied", {{"rows", std::to_string(dropped)}});
 }
 
+// A certificate that ends soon is somebody's outage in the making.
+void warn_of_certificate(const Tls& tls, Log& log) {
+    constexpr std::chrono::hours notice(14 * 24);
+    const kv::Time ends = tls.expires_at();
+    if (ends - std::chrono::system_clock::now() < notice) log.warning("the TLS certificate ends soon, or has ended", {{"at", kv::format_time(ends)}});
+}
+
+void reload_tls(Tls& tls, Metrics& metrics, Log& log) {
+    if (const auto reloaded = tls.reload(); !reloaded) {
+        metrics.tls_reload_failures.fetch_add(1, std::memory_order_relaxed);
+        log.error("certificate or key do not read; the old ones stay", {{"reason", reloaded.error().message}});
+        return;
+    }
+    log.info("the certificate was read again", {{"until", kv::format_time(tls.expires_at())}});
+    warn_of_certificate(tls, log);
+}
+
+// TLS wherever there is a certificate; the operator's listener on loopback, and Unix sockets, do without.
+Endpoint secured(Endpoint endpoint, const Tls* tls, bool is_admin) {
+    endpoint.is_tls = tls != nullptr && !endpoint.is_unix() && !(is_admin && endpoint.is_loopback());
+    return endpoint;
+}
+
 // Announced only when a request would be served: the port may have been picked by the system.
-void announce(const Endpoint& api, const kv::SecretBytes& dev_token) {
+void announce(const std::vector<Endpoint>& api, const kv::SecretBytes& dev_token) {
     if (!dev_token.empty())
         std::fprintf(stderr,
                      "kvd: --dev: not for production. Everything is in memory, and this token may do anything:\n%.*s\n",
                      static_cast<int>(dev_token.size()), dev_token.reveal().data());
-    std::fprintf(stdout, "kvd: listening on %s\n", api.url().c_str());
+    for (const Endpoint& endpoint : api) std::fprintf(stdout, "kvd: listening on %s\n", endpoint.url().c_str());
     std::fflush(stdout);
 }
 
 int serve(const Settings& settings, SecretVariables variables) {
     std::vector<std::string> private_files = {settings.tokens, variables.master_key_file.value_or(""),
                                               variables.previous_master_key_file.value_or(""), settings.amqp_password_file,
-                                              settings.amqp_key};
+                                              settings.amqp_key, settings.tls_key, settings.permissions_token_file,
+                                              settings.jwt_secret_file};
     for (std::string& path : database_files(settings.storage)) private_files.push_back(std::move(path));
     std::vector<std::string> shared_with_group;
     if (const auto checked = check_exposure(private_files, settings.tokens, shared_with_group); !checked)
@@ -164,7 +192,8 @@ int serve(const Settings& settings, SecretVariables variables) {
         log.warning("the group may read or write a file that should be private: chmod 600", {{"file", path}});
     Metrics metrics;
     const SessionLimits limits = session_limits(settings);
-    Server server(server_options(settings), limits, metrics, log);
+    Tls* const tls = secrets->tls.get();
+    Server server(server_options(settings, tls), limits, metrics, log);
 
     kv::Options options = settings.store;
     options.keys = secrets->keys;
@@ -187,21 +216,34 @@ int serve(const Settings& settings, SecretVariables variables) {
         if (draining.load(std::memory_order_relaxed)) return kv::Error{kv::Errc::shutting_down, "kvd is shutting down"};
         return kv.ready();
     });
-    Metrics::Sources sources{[&kv] { return kv.stats(); }, [&health] { return health.ready(); }, {}, {}};
+    IdentitySources identities(settings, {std::move(secrets->permissions_token)}, *secrets->tokens, log);
+    Metrics::Sources sources{[&kv] { return kv.stats(); }, [&health] { return health.ready(); }, {}, {}, {}, {}};
+    if (identities.stats().permissions) {
+        sources.permissions = [&identities]() -> Metrics::PermissionStats {
+            const auto stats = identities.stats().permissions;
+            return {stats->asked, stats->failures};
+        };
+    }
+    if (tls != nullptr) sources.certificate_end = [tls] { return tls->expires_at(); };
     if (amqp) sources.amqp = [&amqp = *amqp] { return amqp.stats(); };
     if (copy) sources.audit_copy = [&copy = *copy] { return copy.stats(); };
     metrics.set_sources({KV_VERSION, kv.key_id(), std::string(kv.crypto_backend())}, std::move(sources));
     Router router(kv);
     WatchPace pace;
     pace.heartbeat = settings.watch_heartbeat;
-    const Authenticator authenticator({.tokens = secrets->tokens.get()});
-    Gate gate(authenticator, {settings.rate_limit, settings.rate_limit_address, settings.failed_logins}, metrics);
+    Gate gate(identities.authenticator(), {settings.rate_limit, settings.rate_limit_address, settings.failed_logins}, metrics,
+              *TrustedProxies::parse(settings.trusted_proxies));
     ApiService api(router, gate, health, settings.limits, pace, *Cors::parse(settings.cors_origins));
     AdminService admin({kv, router, gate, health, metrics, settings.limits});
-    const auto listening = server.listen(*Endpoint::parse(settings.listen), api);
-    if (!listening) return fail(exit_config, listening.error().message);
+    std::vector<Endpoint> listening;
+    const auto endpoints = Endpoint::parse_list(settings.listen);
+    for (const Endpoint& endpoint : *endpoints) {
+        auto opened = server.listen(secured(endpoint, tls, false), api);
+        if (!opened) return fail(exit_config, opened.error().message);
+        listening.push_back(*std::move(opened));
+    }
     if (settings.admin_listen != "off") {
-        const auto admin_listening = server.listen_admin(*Endpoint::parse(settings.admin_listen), admin);
+        const auto admin_listening = server.listen_admin(secured(*Endpoint::parse(settings.admin_listen), tls, true), admin);
         if (!admin_listening) return fail(exit_config, admin_listening.error().message);
         log.info("metrics and health", {{"url", admin_listening->url()}});
     }
@@ -212,13 +254,15 @@ int serve(const Settings& settings, SecretVariables variables) {
     if (secrets->previous_keys)
         log.info("the master key is being changed: both open the store",
                  {{"keyId", kv.key_id()}, {"previousKeyId", key_id_of(*secrets->previous_keys)}});
-    announce(*listening, secrets->dev_token);
+    if (tls != nullptr) warn_of_certificate(*tls, log);
+    announce(listening, secrets->dev_token);
     secrets->dev_token.reset();
     if (copy) copy->start();  // not before: what scripts read first is where we listen
 
     const bool was_clean = server.run({.on_hangup =
                                            [&] {
                                                reload_tokens(*secrets->tokens, metrics, log);
+                                               if (tls != nullptr) reload_tls(*tls, metrics, log);
                                                if (copy) copy->reopen();
                                            },
                                        .on_drain =
@@ -231,6 +275,7 @@ int serve(const Settings& settings, SecretVariables variables) {
                                        .on_minute = [&] { log_audit_heads(kv, log); }});
     if (!was_clean) log.warning("some requests took too long and were cut off");
     admin.stop();
+    identities.stop();
     kv.stop();
     server.stop();
     log_audit_heads(kv, log);

@@ -217,6 +217,8 @@ public:
         if (metrics_.sources_.ready) add_ready(out);
         if (metrics_.sources_.audit_copy) add_audit_copy(out);
         if (metrics_.sources_.amqp) add_amqp(out);
+        if (metrics_.sources_.permissions) add_permissions(out);
+        if (metrics_.sources_.certificate_end) add_certificate(out);
         return out;
     }
 
@@ -278,6 +280,19 @@ private:
         add_counter(out, "kvd_amqp_reconnects_total", "Connections to RabbitMQ after the first", stats.reconnects);
         add_gauge(out, "kvd_amqp_connected", "Whether there is a connection to RabbitMQ", stats.is_connected ? 1 : 0);
         add_gauge(out, "kvd_amqp_blocked", "Whether RabbitMQ raised an alarm and takes nothing", stats.is_blocked ? 1 : 0);
+    }
+
+    void add_permissions(std::vector<MetricFamily>& out) const {
+        const PermissionStats stats = metrics_.sources_.permissions();
+        add_counter(out, "kvd_permission_requests_total", "Times the permission service was asked", stats.asked);
+        add_counter(out, "kvd_permission_failures_total", "Times it gave no answer, or none that is one: denied", stats.failures);
+    }
+
+    void add_certificate(std::vector<MetricFamily>& out) const {
+        add_gauge(out, "kvd_tls_certificate_expiry_timestamp_seconds", "When our certificate ends, since the epoch",
+                  std::chrono::duration<double>(metrics_.sources_.certificate_end().time_since_epoch()).count());
+        add_counter(out, "kvd_tls_reload_failures_total", "Times certificate or key did not read and the old ones were kept",
+                    metrics_.tls_reload_failures);
     }
 
     void add_transport(std::vector<MetricFamily>& out) const {

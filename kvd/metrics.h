@@ -50,6 +50,7 @@ public:
     std::atomic<std::uint64_t> failed_logins{0};
     std::atomic<std::uint64_t> token_reloads{0};
     std::atomic<std::uint64_t> token_reload_failures{0};
+    std::atomic<std::uint64_t> tls_reload_failures{0};
 
     // Of the copy of the audit log.
     struct AuditCopyStats {
@@ -70,12 +71,20 @@ public:
         bool is_blocked = false;  // the broker has raised an alarm and takes nothing
     };
 
+    // Of the permission service.
+    struct PermissionStats {
+        std::uint64_t asked = 0;
+        std::uint64_t failures = 0;
+    };
+
     // What others count. From then on render() includes it. Called once, before anything renders; null: not there.
     struct Sources {
         std::function<kv::StoreStats()> store;
         std::function<kv::Result<void>()> ready;
         std::function<AuditCopyStats()> audit_copy;
         std::function<AmqpStats()> amqp;
+        std::function<PermissionStats()> permissions;
+        std::function<kv::Time()> certificate_end;  // of the one that we show
     };
     void set_sources(Build build, Sources sources);
     std::string render() const;

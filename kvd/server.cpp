@@ -21,6 +21,7 @@
 #include <utility>
 #include <vector>
 
+#include "kvd/auth/gateway.h"
 #include "kvd/log.h"
 #include "kvd/metrics.h"
 #include "kvd/session.h"
@@ -238,6 +239,16 @@ kv::Result<Endpoint> Endpoint::parse(const std::string& text) {
     const auto parsed = net::ip::make_address(address, error);
     if (error || parsed.is_v6() != has_brackets) return malformed;
     return endpoint;
+}
+
+kv::Result<std::vector<Endpoint>> Endpoint::parse_list(const std::string& text) {
+    std::vector<Endpoint> endpoints;
+    for (const std::string& item : split_list(text)) {
+        KV_TRY(Endpoint endpoint, parse(item));
+        endpoints.push_back(std::move(endpoint));
+    }
+    if (endpoints.empty()) return parse(text).error();
+    return endpoints;
 }
 
 bool Endpoint::is_loopback() const {

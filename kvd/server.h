@@ -5,6 +5,7 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "kv/result.h"
 
@@ -27,6 +28,8 @@ struct Endpoint {
     bool is_loopback() const;  // a Unix socket counts as such
     // "127.0.0.1:8420", "[::1]:8420", "localhost:8420" (which is 127.0.0.1), "unix:/run/kvd/kvd.sock".
     static kv::Result<Endpoint> parse(const std::string& text);
+    // Several, with commas between them.
+    static kv::Result<std::vector<Endpoint>> parse_list(const std::string& text);
     // "http://[::1]:8420", "https://...", "unix:/run/kvd/kvd.sock"
     std::string url() const;
 };

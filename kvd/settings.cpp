@@ -10,6 +10,8 @@
 
 #include "kvd/amqp_settings.h"
 #include "kvd/audit_copy.h"
+#include "kvd/auth/fetcher.h"
+#include "kvd/auth/gateway.h"
 #include "kvd/cors.h"
 #include "kvd/server.h"
 
@@ -113,21 +115,49 @@ Set choice(Access access, std::vector<std::pair<std::string, Value>> choices) {
     };
 }
 
-Set endpoint(std::string Settings::*member, bool may_be_off) {
+Set endpoint_or_off(std::string Settings::*member) {
     return [=](Settings& settings, const std::string& value) -> Problem {
-        if (!(may_be_off && value == "off"))
+        if (value != "off")
             if (const auto parsed = Endpoint::parse(value); !parsed) return parsed.error().message;
         settings.*member = value;
         return {};
     };
 }
 
-Set amqp_uri(std::string Settings::*member) {
+// What `parse` understands.
+template <class Parse>
+Set parsed_by(Parse parse, std::string Settings::*member) {
     return [=](Settings& settings, const std::string& value) -> Problem {
-        if (const auto parsed = AmqpUri::parse(value); !parsed) return parsed.error().message;
+        if (const auto parsed = parse(value); !parsed) return parsed.error().message;
         settings.*member = value;
         return {};
     };
+}
+
+// Names of client certificates, with their kind.
+Set certificate_names(std::string Settings::*member) {
+    return [=](Settings& settings, const std::string& value) -> Problem {
+        for (const std::string& name : split_list(value))
+            if (!is_certificate_name(name)) return "\"" + name + "\" is no subject alternative name like DNS:gateway.example or URI:spiffe://example/gateway";
+        if (value.empty()) return "must not be empty";
+        settings.*member = value;
+        return {};
+    };
+}
+
+// Plain HTTP only to this machine.
+Set service_url(std::string Settings::*member) {
+    return parsed_by([](const std::string& value) { return check_service_url(value, false); }, member);
+}
+
+// A file, or an https URL.
+Set key_set(std::string Settings::*member) {
+    return parsed_by(
+        [](const std::string& value) -> kv::Result<void> {
+            if (value.empty()) return kv::Error{kv::Errc::invalid_request, "must not be empty"};
+            return value.find("://") == std::string::npos ? kv::Result<void>() : check_service_url(value, false);
+        },
+        member);
 }
 
 // Of an AMQP exchange: what every tool can type.
@@ -137,22 +167,6 @@ Set exchange_name(std::string Settings::*member) {
         constexpr std::string_view allowed = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.:";
         if (value.empty() || value.size() > bytes_max || value.find_first_not_of(allowed) != std::string::npos || value.starts_with("amq."))
             return "must be 1 to 255 letters, digits, '-', '_', '.' and ':', and not begin with \"amq.\"";
-        settings.*member = value;
-        return {};
-    };
-}
-
-Set audit_copy_target(std::string Settings::*member) {
-    return [=](Settings& settings, const std::string& value) -> Problem {
-        if (const auto parsed = AuditCopyTarget::parse(value); !parsed) return parsed.error().message;
-        settings.*member = value;
-        return {};
-    };
-}
-
-Set cors_origins(std::string Settings::*member) {
-    return [=](Settings& settings, const std::string& value) -> Problem {
-        if (const auto parsed = Cors::parse(value); !parsed) return parsed.error().message;
         settings.*member = value;
         return {};
     };
@@ -174,10 +188,10 @@ const std::vector<Setting>& settings_table() {
     constexpr std::uint64_t day = 86'400'000, year = 366 * day, minute = 60'000;
     constexpr std::uint64_t gibibyte = 1ull << 30;
     static const std::vector<Setting> table = {
-        {"listen", "ADDRESS:PORT", "Where the API listens; port 0 picks a free one (127.0.0.1:8420)", false,
-         endpoint(&Settings::listen, false)},
+        {"listen", "ADDRESS:PORT,...", "Where the API listens: addresses (port 0 picks a free one) and unix:PATH (127.0.0.1:8420)", false,
+         parsed_by(Endpoint::parse_list, &Settings::listen)},
         {"admin-listen", "ADDRESS:PORT|off", "Where metrics and health are (127.0.0.1:8421)", false,
-         endpoint(&Settings::admin_listen, true)},
+         endpoint_or_off(&Settings::admin_listen)},
         {"storage", "URI", "sqlite:FILE, postgresql://HOST/DATABASE or memory: (sqlite:kv.db)", false, text(&Settings::storage)},
         {"tokens", "FILE", "Who may log in: a JSON file, read again on SIGHUP", false, text(&Settings::tokens)},
         {"threads", "N", "Threads that serve connections (one per core)", false, number(KVD_MEMBER(threads), 0, 1024)},
@@ -197,19 +211,39 @@ const std::vector<Setting>& settings_table() {
         {"dev", nullptr, "Make up a key and a token, keep everything in memory: not for production", false,
          flag(&Settings::dev)},
 
+        {"tls-cert", "FILE", "Speak HTTPS with this certificate, and what leads up to its authority: PEM, read again on SIGHUP (none)", false,
+         text(&Settings::tls_certificate)},
+        {"tls-key", "FILE", "The key of that certificate", false, text(&Settings::tls_key)},
+        {"tls-client-ca", "FILE", "Who vouches for clients' certificates, which the tokens file may name (none)", false,
+         text(&Settings::tls_client_ca)},
+        {"tls-client-auth", "WHAT", "required or optional: whether a client must have a certificate (required)", false,
+         choice(KVD_MEMBER(tls_needs_client), std::vector<std::pair<std::string, bool>>{{"required", true}, {"optional", false}})},
+        {"jwt-jwks", "FILE|URL", "Accept JWTs signed by a key of this set (RFC 7517), asked for again now and then (none)", false,
+         key_set(&Settings::jwt_jwks)},
+        {"jwt-issuer", "TEXT", "Who must have issued them: iss", false, text(&Settings::jwt_issuer)},
+        {"jwt-audience", "TEXT", "For whom they must be: aud", false, text(&Settings::jwt_audience)},
+        {"permissions-url", "URL", "Ask here what users of a gateway, and JWTs that do not say it, were granted (none)", false,
+         service_url(&Settings::permissions_url)},
+        {"gateway-identity", nullptr, "Believe X-User-Id and X-Application-Id of a gateway that proved itself", false,
+         flag(&Settings::gateway_identity)},
+        {"gateway-names", "NAME,...", "It does so by one of these names in its certificate, like DNS:gateway.example, or by unix:PATH", false,
+         certificate_names(&Settings::gateway_names)},
+        {"trusted-proxies", "NETWORK,...", "Believe X-Forwarded-For of these: networks, addresses, unix (none)", false,
+         parsed_by(TrustedProxies::parse, &Settings::trusted_proxies)},
+
         {"rate-limit", "N", "Requests a second of one caller, twice as many at once; 0: no limit (0)", false,
          number(KVD_MEMBER(rate_limit), 0, 1'000'000)},
         {"rate-limit-address", "N", "The same of one address, whoever calls (0)", false,
          number(KVD_MEMBER(rate_limit_address), 0, 1'000'000)},
-        {"cors-origin", "ORIGIN,...", "Whose pages may use the API from a browser (none)", false, cors_origins(&Settings::cors_origins)},
+        {"cors-origin", "ORIGIN,...", "Whose pages may use the API from a browser (none)", false, parsed_by(Cors::parse, &Settings::cors_origins)},
 
         {"audit-retention", "TIME", "Audit rows stay for (90d)", false,
          duration(KVD_MEMBER(store.audit_retention), minute, 100 * year)},
         {"audit-archive", "FOLDER", "Append audit rows to JSON lines files here before they are removed (none)", false,
          folder(KVD_MEMBER(store.audit_archive))},
         {"audit-copy", "TARGET", "Copy each audit row as a line of JSON to file:PATH, syslog: or stdout (none)", false,
-         audit_copy_target(&Settings::audit_copy)},
-        {"amqp", "URI", "Send events to a RabbitMQ: amqp://USER@HOST:PORT/VHOST or amqps://... (none)", false, amqp_uri(&Settings::amqp),
+         parsed_by(AuditCopyTarget::parse, &Settings::audit_copy)},
+        {"amqp", "URI", "Send events to a RabbitMQ: amqp://USER@HOST:PORT/VHOST or amqps://... (none)", false, parsed_by(AmqpUri::parse, &Settings::amqp),
          "KVD_AMQP_URL"},
         {"amqp-password-file", "FILE", "The password for it, or in KVD_AMQP_PASSWORD", false, text(&Settings::amqp_password_file)},
         {"amqp-ca", "FILE", "Who vouches for its certificate (whom this machine trusts)", false, text(&Settings::amqp_ca)},
@@ -223,6 +257,12 @@ const std::vector<Setting>& settings_table() {
         {"trust-clock", nullptr, "The clock is right, however far the store's last change lies back or ahead: say it once",
          false, flag_at(KVD_MEMBER(store.trust_clock))},
 
+        {"jwt-secret-file", "FILE", "Accept JWTs signed with this secret (HS256) instead of a key set's", true, text(&Settings::jwt_secret_file)},
+        {"jwt-permissions-claim", "NAME", "Which claim holds permissions (permissions)", true, text(&Settings::jwt_permissions_claim)},
+        {"jwt-grants-claim", "NAME", "Which one holds grants as in the tokens file (kv_grants)", true, text(&Settings::jwt_grants_claim)},
+        {"jwt-application-claim", "NAME", "Which one names the application (application_id)", true, text(&Settings::jwt_application_claim)},
+        {"permissions-token-file", "FILE", "A bearer token to show to that service (none)", true, text(&Settings::permissions_token_file)},
+        {"services-ca", "FILE", "Who vouches for such services' certificates (whom this machine trusts)", true, text(&Settings::services_ca)},
         {"amqp-cert", "FILE", "A certificate to show to RabbitMQ (none)", true, text(&Settings::amqp_certificate)},
         {"amqp-key", "FILE", "The key of that certificate", true, text(&Settings::amqp_key)},
         {"amqp-unroutable", "WHAT", "keep or drop: events that no queue takes (keep)", true,

@@ -12,7 +12,7 @@ namespace kvd {
 
 struct WatchPace {
     std::chrono::milliseconds heartbeat = std::chrono::seconds(15);  // after so long a silence
-    std::chrono::milliseconds judgement = std::chrono::seconds(5);   // so often at least is the credential looked at
+    std::chrono::milliseconds judgement = std::chrono::seconds(1);   // so often at least is the credential looked at
 };
 
 // What a watch is kept under.

@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "kvd/auth/grants.h"
+#include "kvd/auth/permission_service.h"
 #include "kvd/framing.h"
 
 namespace kvd {
@@ -23,24 +24,78 @@ std::string_view bearer_token(std::string_view authorization) {
 }  // namespace
 
 void Authenticator::identify(const Presented& presented, Finding& finding) const {
+    auto user = parts_.gateway.judge(presented);
+    if (!user) {
+        finding.refusal = std::move(user).error();
+        return;
+    }
+    if (*user) return identify_user(**std::move(user), finding);
+    if (presented.authorization.empty() && identify_certificate(*presented.peer, finding)) return;
     const std::string_view token = bearer_token(presented.authorization);
     if (token.empty()) {
         finding.refusal = Error{Errc::unauthenticated, "a bearer token is needed: Authorization: Bearer TOKEN"};
         return;
     }
+    identify_token(token, finding);
+}
+
+void Authenticator::identify_user(GatewayUser user, Finding& finding) const {
+    finding.identity.source = Identity::Source::gateway;
+    finding.identity.user_id = std::move(user.user_id);
+    finding.identity.application_id = std::move(user.application_id);
+    finding.actor.user_id = finding.identity.user_id;
+    finding.actor.credential_id = "gateway";
+    find_grants(finding);
+}
+
+void Authenticator::identify_token(std::string_view token, Finding& finding) const {
     finding.identity.source = Identity::Source::token;
     finding.identity.hash = hash_token(token);
     if (!parts_.tokens->identify(finding.identity.hash, finding.actor))
         finding.refusal = Error{Errc::unauthenticated, "the token is unknown or has expired"};
 }
 
+// The first of its names that the tokens file knows.
+bool Authenticator::identify_certificate(const Peer& peer, Finding& finding) const {
+    for (const std::string& name : peer.names) {
+        if (!parts_.tokens->identify_certificate(name, finding.actor)) continue;
+        finding.identity.source = Identity::Source::certificate;
+        finding.identity.user_id = name;
+        return true;
+    }
+    return false;
+}
+
+void Authenticator::find_grants(Finding& finding) const {
+    finding.actor.application_id = finding.identity.application_id;
+    finding.actor.grants = parts_.permissions->find(finding.identity.user_id, finding.identity.application_id);
+    finding.is_open = !finding.actor.grants;
+}
+
 void Authenticator::resolve(Finding finding, std::function<void(Finding)> done) const {
     finding.is_open = false;
-    done(std::move(finding));
+    const Identity& identity = finding.identity;
+    const std::string user_id = identity.user_id, application_id = identity.application_id;
+    parts_.permissions->ask(user_id, application_id, [finding = std::move(finding), done = std::move(done)](auto grants) mutable {
+        if (grants) finding.actor.grants = *std::move(grants);
+        else finding.refusal = std::move(grants).error();
+        done(std::move(finding));
+    });
 }
 
 Authenticator::Verdict Authenticator::review(const Identity& identity, kv::Actor& actor) const {
-    return parts_.tokens->identify(identity.hash, actor) ? Verdict::valid : Verdict::gone;
+    switch (identity.source) {
+        case Identity::Source::token:
+            return parts_.tokens->identify(identity.hash, actor) ? Verdict::valid : Verdict::gone;
+        case Identity::Source::certificate:
+            return parts_.tokens->identify_certificate(identity.user_id, actor) ? Verdict::valid : Verdict::gone;
+        case Identity::Source::gateway:
+            actor.user_id = identity.user_id;
+            actor.grants = parts_.permissions->follow(identity.user_id, identity.application_id);
+            return actor.grants ? Verdict::valid : Verdict::gone;
+        default:
+            return Verdict::gone;
+    }
 }
 
 Standing::Standing(const Authenticator& authenticator, Identity identity, const kv::Actor& actor)

@@ -3,21 +3,28 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "kv/result.h"
 #include "kv/types.h"
+#include "kvd/auth/gateway.h"
 #include "kvd/auth/identity.h"
 
 namespace kvd {
 
-// Authenticator finds out who asks and what they were granted, from whatever sources there are.
+class PermissionService;
+
+// Authenticator finds out who asks and what they were granted, from whatever sources there are: a gateway's word for it, the
+// token, the client's certificate, in this order.
 //
 // Threads: any. Borrows its parts.
 class Authenticator {
 public:
     struct Parts {
-        const TokenStore* tokens = nullptr;  // never null
+        const TokenStore* tokens = nullptr;        // never null
+        Gateway gateway = Gateway();
+        PermissionService* permissions = nullptr;  // null: nobody is asked what was granted
     };
     // What is known of who asks. Neither refused nor open: `actor` has user, credential and grants.
     struct Finding {
@@ -27,20 +34,25 @@ public:
         bool is_open = false;  // it must be asked for: resolve()
     };
 
-    explicit Authenticator(const Parts& parts) : parts_(parts) {}
+    explicit Authenticator(Parts parts) : parts_(std::move(parts)) {}
 
     // Judges without waiting. `finding.actor` has peer and request id already.
     void identify(const Presented& presented, Finding& finding) const;
     // For what is open: calls `done` once, from any thread, perhaps before it returns, with a finding that is not.
     void resolve(Finding finding, std::function<void(Finding)> done) const;
 
-    // What is known now of the grants of somebody who was let in; null: nothing any more, or not yet again.
     enum class Verdict : std::uint8_t { valid, gone };
-    // Whether an identity still stands; sets `actor` as identify() would now.
+    // Whether an identity that was let in still stands; sets `actor` as identify() would now. Where that must be asked for, the
+    // last answer counts as long as it may be kept.
     Verdict review(const Identity& identity, kv::Actor& actor) const;
 
 private:
-    Parts parts_;
+    void identify_user(GatewayUser user, Finding& finding) const;
+    void identify_token(std::string_view token, Finding& finding) const;
+    bool identify_certificate(const Peer& peer, Finding& finding) const;
+    void find_grants(Finding& finding) const;
+
+    const Parts parts_;
 };
 
 // Standing is what a request was let in by, for an answer that goes on: it may be taken away meanwhile. Borrows the

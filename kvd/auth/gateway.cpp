@@ -38,6 +38,12 @@ bool holds(const Network& network, const Address& address) {
 
 }  // namespace
 
+bool is_certificate_name(std::string_view name) {
+    for (const std::string_view kind : {"DNS:", "URI:", "IP:", "email:"})
+        if (name.starts_with(kind) && name.size() > kind.size()) return true;
+    return false;
+}
+
 std::vector<std::string> split_list(std::string_view text) {
     std::vector<std::string> items;
     while (!text.empty()) {

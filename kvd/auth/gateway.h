@@ -52,6 +52,8 @@ private:
     bool trusts_unix_ = false;
 };
 
+// Whether a name of a certificate is written as Peer::names has them: with its kind.
+bool is_certificate_name(std::string_view name);
 // "a,b,c" apart; an empty text is an empty list.
 std::vector<std::string> split_list(std::string_view text);
 

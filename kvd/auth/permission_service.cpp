@@ -68,13 +68,36 @@ void PermissionService::ask(const std::string& user_id, const std::string& appli
         std::lock_guard lock(mutex_);
         make_room(now);
         Known& known = known_[key];
-        has_failed = known.waiting.empty() && known.failed != Clock::time_point() && now - known.failed < options_.silence;
+        has_failed = known.waiting.empty() && now - known.failed < options_.silence;
         if (!has_failed) {
             known.waiting.push_back(std::move(done));
             if (known.waiting.size() > 1) return;
         }
     }
     if (has_failed) return done(silent());
+    send(key, user_id, application_id, now);
+}
+
+std::shared_ptr<const Grants> PermissionService::follow(const std::string& user_id, const std::string& application_id) {
+    const Clock::time_point now = Clock::now();
+    auto grants = find(user_id, application_id, now);
+    if (application_id.empty()) return grants;
+    const std::string key = key_of(user_id, application_id);
+    {
+        std::lock_guard lock(mutex_);
+        const auto found = known_.find(key);
+        // Without anything known it is asked for at once: who is followed was served a moment ago.
+        if (found == known_.end()) make_room(now);
+        Known& known = found != known_.end() ? found->second : known_[key];
+        const bool is_young = grants && now - known.asked < options_.kept_for / 3;
+        if (is_young || !known.waiting.empty() || now - known.failed < options_.silence) return grants;
+        known.waiting.push_back([](const auto&) {});
+    }
+    send(key, user_id, application_id, now);
+    return grants;
+}
+
+void PermissionService::send(const std::string& key, const std::string& user_id, const std::string& application_id, Clock::time_point now) {
     asked_.fetch_add(1, std::memory_order_relaxed);
     Fetcher::Request request{with_parameter(with_parameter(options_.url, "userId", user_id), "applicationId", application_id), {"Accept: application/json"},
                              options_.timeout, answer_bytes_max};
@@ -98,8 +121,9 @@ void PermissionService::take(const std::string& key, const std::string& applicat
         std::lock_guard lock(mutex_);
         Known& known = known_[key];
         waiting.swap(known.waiting);
-        known.grants = result ? *result : nullptr;
-        known.asked = asked;
+        // What was said before holds until it is too old.
+        if (result) known.grants = *result;
+        if (result) known.asked = asked;
         known.failed = result ? Clock::time_point() : Clock::now();
     }
     for (const Done& done : waiting) done(result ? Result<std::shared_ptr<const Grants>>(*result) : Result<std::shared_ptr<const Grants>>(result.error()));

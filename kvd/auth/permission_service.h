@@ -50,15 +50,18 @@ public:
     // Calls `done` once, from the fetcher's thread or from within: with the grants, or Errc::unavailable. What is asked for
     // already is not asked for twice.
     void ask(const std::string& user_id, const std::string& application_id, Done done);
+    // As find(), of somebody who goes on being served: asks anew, without waiting, before what is known is too old.
+    std::shared_ptr<const Grants> follow(const std::string& user_id, const std::string& application_id);
     Stats stats() const noexcept;
 
 private:
     struct Known {
         std::shared_ptr<const Grants> grants;  // null: the last answer was none
-        Clock::time_point asked;
-        Clock::time_point failed;
+        Clock::time_point asked;   // when what is known was asked for
+        Clock::time_point failed;  // when asking failed, if it did last
         std::vector<Done> waiting;  // not empty: it is being asked
     };
+    void send(const std::string& key, const std::string& user_id, const std::string& application_id, Clock::time_point now);
     void take(const std::string& key, const std::string& application_id, Clock::time_point asked, kv::Result<Fetcher::Answer> answer);
     void make_room(Clock::time_point now);
 

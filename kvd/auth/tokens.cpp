@@ -11,6 +11,7 @@
 #include <utility>
 
 #include "json/json.h"
+#include "kvd/auth/gateway.h"
 #include "kvd/auth/grants.h"
 #include "kvd/files.h"
 #include "text.h"
@@ -42,8 +43,7 @@ std::string credential_id(const TokenHash& hash) {
 // What a certificate is called in the tokens file: with its kind, as Peer::names has it.
 Result<std::string> read_certificate_name(const Node& node, const std::string& where) {
     KV_TRY(std::string name, read_identifier(node, where));
-    for (const std::string_view kind : {"DNS:", "URI:", "IP:", "email:"})
-        if (name.starts_with(kind) && name.size() > kind.size()) return name;
+    if (is_certificate_name(name)) return name;
     return wrong(where, "must be a subject alternative name like DNS:worker-7.example, URI:spiffe://example/worker or IP:10.0.0.7");
 }
 

@@ -182,6 +182,30 @@ class Connection:
             return True
 
 
+def exchange(connection, method, path, body=None, headers=None):
+    """One request and its answer on a connection of http.client's, which is closed then."""
+    try:
+        connection.request(method, path, body=body, headers=headers or {})
+        response = connection.getresponse()
+        headers = {k.lower(): v for k, v in response.getheaders()}
+        return Answer(response.status, headers, first_event(response) if headers.get("content-type") == "text/event-stream" else response.read())
+    finally:
+        connection.close()
+
+
+class UnixConnection(http.client.HTTPConnection):
+    """One through a Unix socket."""
+
+    def __init__(self, path):
+        super().__init__("localhost", timeout=PATIENCE)
+        self.path = path
+
+    def connect(self):
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(self.path)
+
+
 class Kvd:
     """A running kvd. `stop()` sends SIGTERM and checks that it ends well; leaving a `with` block does it too.
 
@@ -243,7 +267,7 @@ class Kvd:
         def listening():
             if self.process.poll() is not None:
                 raise AssertionError(f"kvd ended with {self.process.returncode}: {self.last_words()}")
-            return re.match(r"kvd: listening on http://127\.0\.0\.1:(\d+)\n", self.read("stdout"))
+            return re.match(r"kvd: listening on https?://127\.0\.0\.1:(\d+)\n", self.read("stdout"))
         self.port = int(until(listening, "kvd says where it listens").group(1))
         if has_admin:
             said = r"metrics and health.*http://127\.0\.0\.1:(\d+)"  # in either format
@@ -281,14 +305,11 @@ class Kvd:
             body = body.encode()
         if not path.startswith((BASE, "/healthz", "/readyz", "/metrics")):
             path = BASE + path
-        connection = http.client.HTTPConnection("127.0.0.1", self.admin_port if admin else self.port, timeout=PATIENCE)
-        try:
-            connection.request(method, path, body=body, headers=sent)
-            response = connection.getresponse()
-            headers = {k.lower(): v for k, v in response.getheaders()}
-            return Answer(response.status, headers, first_event(response) if headers.get("content-type") == "text/event-stream" else response.read())
-        finally:
-            connection.close()
+        return exchange(self.dial(admin), method, path, body, sent)
+
+    def dial(self, admin=False):
+        """A connection of http.client's for one request."""
+        return http.client.HTTPConnection("127.0.0.1", self.admin_port if admin else self.port, timeout=PATIENCE)
 
     def metrics(self):
         """Name with labels -> value."""
