@@ -222,7 +222,9 @@ class Kvd:
         if storage == "sqlite":
             storage = storages.place(self.folder)
         self.storage = storage
-        arguments = [*wrapper, KVD, "serve", "--listen", "127.0.0.1:0", *flags]
+        arguments = [*wrapper, KVD, "serve", *flags]
+        if "--listen" not in flags:  # else it begins with an address whose port is 0
+            arguments += ["--listen", "127.0.0.1:0"]
         if "--log-format" not in flags:
             arguments += ["--log-format", "json"]
         if "--storage" not in flags and storage:
