@@ -103,7 +103,7 @@ TEST_CASE("a watch is asked again while there is nothing to tell, and never for 
     answer.ask();
     answer.watch->tell(kv::WatchBatch{{}, 12, false});
     CHECK(answer.text() == "...");
-    CHECK(answer.watch->patiences == std::vector<milliseconds>(2, std::chrono::seconds(5)));
+    CHECK(answer.watch->patiences == std::vector<milliseconds>(2, std::chrono::seconds(1)));
 }
 
 TEST_CASE("a heartbeat tells how far the watch is, once") {
