@@ -42,9 +42,9 @@ only_in '[<"]rapidjson/.*' 'libkv/src/json/.*' 'only src/json knows RapidJSON'
 only_in '<amqp[a-z_]*\.h>' 'kvd/amqp_connection\.cpp' 'only the connection knows the library for RabbitMQ'
 only_in '<(boost|spdlog|fmt|prometheus|CLI)/.*>' 'kvd/.*' 'only the daemon knows its libraries'
 only_in '<curl/curl\.h>' 'kvd/auth/fetcher\.cpp' 'only the fetcher knows libcurl'
-only_in '<cjose/cjose\.h>' 'kvd/auth/jwt\.cpp|kvd/auth/jwks\.cpp' 'only JWTs and their keys know libcjose'
+only_in '<cjose/cjose\.h>' 'kvd/auth/jwks\.cpp' 'only the keys of JWTs know libcjose'
 
-rules='operation|plan|plan_[a-z_]+|overlay|authorize|value|validate|text|bytes'
+rules='operation|plan|plan_[a-z_]+|overlay|authorize|value|validate|text|bytes|grants_json'
 allow "libkv/src/(operation\.|plan|authorize|overlay)[^/]*" \
     "$std|\"kv/(types|request|storage|result|clock|options|secret|export)\.h\"|\"($rules)\.h\"|\"json/json\.h\"" \
     'the rules are pure: no queue, no keys, no store'
@@ -62,8 +62,8 @@ only_in '"(commit|read)_queue(_[a-z_]+)?\.h"' 'libkv/src/((commit|read)_queue|la
 only_in '"kvd/.*"' 'kvd/.*' 'libkv never hears of the daemon'
 
 allow 'kvd/.*' \
-    "$std|$posix|$public|\"(json/json|text)\.h\"|\"kvd/[a-z_0-9/]+\.h\"|<(boost|spdlog|fmt|prometheus|CLI|openssl|curl|cjose)/.*>" \
-    'kvd sees libkv as any host does (and shares its JSON guard and text helpers)'
+    "$std|$posix|$public|\"(json/json|text|grants_json)\.h\"|\"kvd/[a-z_0-9/]+\.h\"|<(boost|spdlog|fmt|prometheus|CLI|openssl|curl|cjose)/.*>" \
+    'kvd sees libkv as any host does (and shares its JSON guard, and grants and other texts)'
 allow 'examples/.*' "$std|<kv/[a-z_0-9]+\.h>" 'an example shows what a host can do'
 
 # ---- what stands where ----

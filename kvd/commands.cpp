@@ -14,6 +14,8 @@ namespace kvd {
 namespace {
 
 constexpr std::size_t root_token_bytes_min = 32;
+constexpr std::size_t token_bytes_max = 8u << 10;
+constexpr std::size_t key_set_bytes_max = 256u << 10;
 
 kv::Error missing(std::string what) { return {kv::Errc::invalid_request, std::move(what)}; }
 
@@ -53,7 +55,6 @@ kv::Result<std::optional<TokenHash>> root_hash(const SecretVariables& variables)
 
 // One line; empty if there is no such file to be read.
 kv::Result<kv::SecretBytes> read_token_file(const std::string& path) {
-    constexpr std::size_t token_bytes_max = 8u << 10;
     if (path.empty()) return kv::SecretBytes();
     KV_TRY(kv::SecretBytes file, read_file(path, token_bytes_max));
     const std::string_view line = file.reveal().substr(0, file.reveal().find_last_not_of("\r\n") + 1);
@@ -92,10 +93,17 @@ kv::Result<ServeSecrets> load_secrets(const Settings& settings, SecretVariables 
     if (!settings.tls_certificate.empty()) {
         KV_TRY(secrets.tls, Tls::open({settings.tls_certificate, settings.tls_key, settings.tls_client_ca, settings.tls_needs_client}));
     }
-    if (secrets.tokens->usable() == 0 && !IdentitySources::has_others(settings))
-        return missing(
-            "nobody could log in: set KVD_ROOT_TOKEN (32 characters or more), or name a file with --tokens whose lines "
-            "`kvd token` makes");
+    if (!settings.jwt_secret_file.empty()) {
+        KV_TRY(const kv::SecretBytes secret, read_file(settings.jwt_secret_file, token_bytes_max));
+        auto keys = Jwks::of_secret(secret);
+        if (!keys) return missing(settings.jwt_secret_file + ": " + keys.error().message);
+        secrets.jwt_secret = *std::move(keys);
+    }
+    if (!settings.jwt_jwks.empty() && !KeySource::is_url(settings.jwt_jwks)) {
+        KV_TRY(const kv::SecretBytes set, read_file(settings.jwt_jwks, key_set_bytes_max));
+        if (const auto keys = Jwks::parse(set.reveal()); !keys) return missing(settings.jwt_jwks + ": " + keys.error().message);
+    }
+    secrets.needs_stored_token = secrets.tokens->usable() == 0 && !IdentitySources::has_others(settings);
     return secrets;
 }
 

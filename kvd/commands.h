@@ -5,6 +5,7 @@
 
 #include "kv/keys.h"
 #include "kvd/amqp_settings.h"
+#include "kvd/auth/jwks.h"
 #include "kvd/auth/tokens.h"
 #include "kvd/config.h"
 #include "kvd/tls.h"
@@ -17,6 +18,8 @@ struct ServeSecrets {
     std::shared_ptr<kv::KeyProvider> previous_keys;  // null: there are none
     std::unique_ptr<TokenStore> tokens;
     kv::SecretBytes dev_token;  // made up for --dev; empty otherwise
+    bool needs_stored_token = false;  // nobody could log in but with a token that the store made
+    std::shared_ptr<const Jwks> jwt_secret;  // the key of HS256; null: none
     kv::SecretBytes permissions_token;  // to be shown to the permission service; empty: none
     std::unique_ptr<Tls> tls;           // null: the API speaks plain HTTP
     std::optional<AmqpSettings> amqp;  // with its password; empty: no events are sent

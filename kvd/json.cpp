@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <span>
 
+#include "grants_json.h"
 #include "json/json.h"
 #include "kvd/admin.h"
 #include "text.h"
@@ -202,7 +203,19 @@ kv::Result<void> read_metadata_object(const Member& member, std::string& into) {
     return {};
 }
 
+kv::Result<void> read(const Member& member, std::vector<kv::Grant>& into) {
+    KV_TRY(into, kv::read_grants(member.node, std::string(member.name)));
+    return {};
+}
+
 // ---- the tables ----
+
+constexpr MemberReader<kv::CreateToken> create_token_members[] = {
+    {"name", into<&kv::CreateToken::name>},
+    {"userId", into<&kv::CreateToken::user_id>},
+    {"grants", into<&kv::CreateToken::grants>},
+    {"ttlSeconds", into_or_null<&kv::CreateToken::ttl_seconds>},
+};
 
 constexpr MemberReader<kv::CreateNamespace> create_namespace_members[] = {
     {"name", into<&kv::CreateNamespace::name>},
@@ -469,6 +482,10 @@ kv::Result<void> read_body(std::string_view body, kv::CreateNamespace& create) {
     return read_document(body, MemberTable<kv::CreateNamespace>(create_namespace_members), create);
 }
 
+kv::Result<void> read_body(std::string_view body, kv::CreateToken& create) {
+    return read_document(body, MemberTable<kv::CreateToken>(create_token_members), create);
+}
+
 kv::Result<void> read_body(std::string_view body, kv::UpdateNamespace& update) {
     UpdateNamespaceBody read;
     KV_CHECK(read_document(body, MemberTable<UpdateNamespaceBody>(update_namespace_members), read));
@@ -584,6 +601,7 @@ std::vector<BodyMembers> body_members() {
         names_of("RotateRequest", MemberTable<RotateBody>(rotate_members)),
         names_of("Generate", MemberTable<kv::Generate>(generate_members)),
         names_of("RollbackRequest", MemberTable<RollbackBody>(rollback_members)),
+        names_of("TokenCreate", MemberTable<kv::CreateToken>(create_token_members)),
         names_of("VerifyRequest", MemberTable<StartVerification>(start_verification_members)),
         names_of("Anchor", MemberTable<kv::AuditHead>(anchor_members)),
         names_of("ForgetMasterKeyRequest", MemberTable<ForgetMasterKey>(forget_master_key_members)),

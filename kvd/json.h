@@ -17,6 +17,7 @@ struct ForgetMasterKey;
 
 // Each fills what the body says into a request whose other members the caller sets.
 kv::Result<void> read_body(std::string_view body, kv::CreateNamespace& create);
+kv::Result<void> read_body(std::string_view body, kv::CreateToken& create);
 kv::Result<void> read_body(std::string_view body, kv::UpdateNamespace& update);
 kv::Result<void> read_body(std::string_view body, kv::EntryWrite& write);
 kv::Result<void> read_body(std::string_view body, kv::PatchEntry& patch);
@@ -45,6 +46,8 @@ std::string printable(std::string_view text);
 
 std::string write_json(const kv::Namespace& ns);
 std::string write_json(const kv::NamespaceList& list);
+std::string write_json(const kv::TokenReply& made);  // the caller wipes it
+std::string write_json(const kv::TokenList& list);
 std::string write_json(const kv::Entry& entry);
 // `with_prefixes`: the request had a delimiter, so that the answer has `prefixes`, be it empty.
 std::string write_json(const kv::EntryList& list, bool with_prefixes);

@@ -1,5 +1,6 @@
 #include <string>
 
+#include "grants_json.h"
 #include "json/json.h"
 #include "kvd/json.h"
 #include "text.h"
@@ -100,6 +101,24 @@ void put(Writer& out, const kv::Namespace& ns) {
     member(out, "createdBy", ns.created_by);
     member(out, "updatedAt", ns.updated_at);
     member(out, "updatedBy", ns.updated_by);
+    out.end_object();
+}
+
+void members(Writer& out, const kv::Token& token) {
+    member(out, "id", token.id);
+    member(out, "name", token.name);
+    member(out, "userId", token.user_id);
+    out.key("grants");
+    kv::write_grants(out, token.grants);
+    member(out, "createdAt", token.created_at);
+    member(out, "createdBy", token.created_by);
+    member(out, "expiresAt", token.expires_at);
+    member(out, "lastUsedAt", token.last_used_at);
+}
+
+void put(Writer& out, const kv::Token& token) {
+    out.begin_object();
+    members(out, token);
     out.end_object();
 }
 
@@ -241,6 +260,15 @@ std::string printable(std::string_view text) {
 
 std::string write_json(const kv::Namespace& ns) { return write_one(ns); }
 std::string write_json(const kv::NamespaceList& list) { return write_list(list); }
+std::string write_json(const kv::TokenList& list) { return write_list(list); }
+std::string write_json(const kv::TokenReply& made) {
+    Writer out;
+    out.begin_object();
+    out.member("token", made.secret.reveal());
+    members(out, made.token);
+    out.end_object();
+    return out.take();
+}
 std::string write_json(const kv::Entry& entry) { return write_one(entry); }
 std::string write_json(const kv::EntryList& list, bool with_prefixes) {
     Writer out;

@@ -1,6 +1,7 @@
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <csignal>
@@ -172,6 +173,12 @@ void announce(const std::vector<Endpoint>& api, const kv::SecretBytes& dev_token
     std::fflush(stdout);
 }
 
+int fail_locked() {
+    return fail(exit_config,
+                "nobody could log in: set KVD_ROOT_TOKEN (32 characters or more), or name a file with --tokens whose lines "
+                "`kvd token` makes");
+}
+
 int serve(const Settings& settings, SecretVariables variables) {
     std::vector<std::string> private_files = {settings.tokens, variables.master_key_file.value_or(""),
                                               variables.previous_master_key_file.value_or(""), settings.amqp_password_file,
@@ -183,6 +190,9 @@ int serve(const Settings& settings, SecretVariables variables) {
         return fail(exit_config, checked.error().message);
     auto secrets = load_secrets(settings, std::move(variables));
     if (!secrets) return fail(exit_config, secrets.error().message);
+    // Whether the store has tokens of its own is known only once it is open; a new one has none.
+    const bool is_new = settings.storage == "memory:" || (settings.storage.starts_with("sqlite:") && access(settings.storage.substr(7).c_str(), F_OK) != 0);
+    if (secrets->needs_stored_token && is_new) return fail_locked();
     if (settings.check_config) return fail(exit_ok, "the configuration is good");
 
     raise_descriptor_limit();
@@ -211,17 +221,28 @@ int serve(const Settings& settings, SecretVariables variables) {
     auto store = kv::open(settings.storage, std::move(options));
     if (!store) return fail(exit_code_of(store.error().code), shown_storage(settings.storage) + ": " + store.error().message);
     kv::Store& kv = **store;
+    if (secrets->needs_stored_token) {
+        const auto has_tokens = kv.has_tokens();
+        if (!has_tokens) return fail(exit_code_of(has_tokens.error().code), has_tokens.error().message);
+        if (!*has_tokens) return fail_locked();
+    }
     std::atomic<bool> draining{false};
     const Health health([&kv, &draining]() -> kv::Result<void> {
         if (draining.load(std::memory_order_relaxed)) return kv::Error{kv::Errc::shutting_down, "kvd is shutting down"};
         return kv.ready();
     });
-    IdentitySources identities(settings, {std::move(secrets->permissions_token)}, *secrets->tokens, log);
-    Metrics::Sources sources{[&kv] { return kv.stats(); }, [&health] { return health.ready(); }, {}, {}, {}, {}};
+    IdentitySources identities(settings, {std::move(secrets->permissions_token), std::move(secrets->jwt_secret)}, *secrets->tokens, kv, log);
+    Metrics::Sources sources{[&kv] { return kv.stats(); }, [&health] { return health.ready(); }, {}, {}, {}, {}, {}};
     if (identities.stats().permissions) {
         sources.permissions = [&identities]() -> Metrics::PermissionStats {
             const auto stats = identities.stats().permissions;
             return {stats->asked, stats->failures};
+        };
+    }
+    if (identities.stats().keys) {
+        sources.jwt_keys = [&identities]() -> Metrics::KeyStats {
+            const auto stats = identities.stats().keys;
+            return {stats->refreshes, stats->failures, stats->has_keys};
         };
     }
     if (tls != nullptr) sources.certificate_end = [tls] { return tls->expires_at(); };
@@ -263,6 +284,7 @@ int serve(const Settings& settings, SecretVariables variables) {
                                            [&] {
                                                reload_tokens(*secrets->tokens, metrics, log);
                                                if (tls != nullptr) reload_tls(*tls, metrics, log);
+                                               identities.reload();
                                                if (copy) copy->reopen();
                                            },
                                        .on_drain =
@@ -272,7 +294,8 @@ int serve(const Settings& settings, SecretVariables variables) {
                                                admin.drain();
                                                kv.release_waiters();
                                            },
-                                       .on_minute = [&] { log_audit_heads(kv, log); }});
+                                       .on_minute = [&] { log_audit_heads(kv, log); },
+                                       .on_second = [&] { identities.tick(); }});
     if (!was_clean) log.warning("some requests took too long and were cut off");
     admin.stop();
     identities.stop();

@@ -218,6 +218,7 @@ public:
         if (metrics_.sources_.audit_copy) add_audit_copy(out);
         if (metrics_.sources_.amqp) add_amqp(out);
         if (metrics_.sources_.permissions) add_permissions(out);
+        if (metrics_.sources_.jwt_keys) add_keys(out);
         if (metrics_.sources_.certificate_end) add_certificate(out);
         return out;
     }
@@ -286,6 +287,13 @@ private:
         const PermissionStats stats = metrics_.sources_.permissions();
         add_counter(out, "kvd_permission_requests_total", "Times the permission service was asked", stats.asked);
         add_counter(out, "kvd_permission_failures_total", "Times it gave no answer, or none that is one: denied", stats.failures);
+    }
+
+    void add_keys(std::vector<MetricFamily>& out) const {
+        const KeyStats stats = metrics_.sources_.jwt_keys();
+        add_counter(out, "kvd_jwt_key_refreshes_total", "Times the key set for JWTs was asked for", stats.refreshes);
+        add_counter(out, "kvd_jwt_key_failures_total", "Times it could not be had and the old one was kept", stats.failures);
+        add_gauge(out, "kvd_jwt_keys_ready", "Whether there is one: without it JWTs are refused with 503", stats.has_keys ? 1 : 0);
     }
 
     void add_certificate(std::vector<MetricFamily>& out) const {

@@ -77,6 +77,13 @@ public:
         std::uint64_t failures = 0;
     };
 
+    // Of the key set for JWTs.
+    struct KeyStats {
+        std::uint64_t refreshes = 0;
+        std::uint64_t failures = 0;
+        bool has_keys = false;
+    };
+
     // What others count. From then on render() includes it. Called once, before anything renders; null: not there.
     struct Sources {
         std::function<kv::StoreStats()> store;
@@ -84,6 +91,7 @@ public:
         std::function<AuditCopyStats()> audit_copy;
         std::function<AmqpStats()> amqp;
         std::function<PermissionStats()> permissions;
+        std::function<KeyStats()> jwt_keys;
         std::function<kv::Time()> certificate_end;  // of the one that we show
     };
     void set_sources(Build build, Sources sources);

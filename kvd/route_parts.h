@@ -13,6 +13,7 @@ Parse list_namespaces, create_namespace, get_namespace, update_namespace, delete
 Parse list_entries, get_entry, put_entry, patch_entry, delete_entry, watch_entries;
 Parse bulk_get, bulk_set, bulk_delete;
 Parse rotate, list_versions, rollback;
+Parse list_tokens, create_token, revoke_token;
 Parse list_audit, export_entries;
 
 }  // namespace kvd::parse
@@ -24,6 +25,7 @@ Render namespace_list, namespace_created, namespace_one;
 Render entry_list, entry_read, entry_written, watch;
 Render bulk_got, bulk_set, bulk_deleted;
 Render version_list, audit_list, exported;
+Render token_list, token_created;
 Render no_content;
 
 // Routes that answer by themselves.

@@ -28,6 +28,7 @@ constexpr kv::PermissionSet entry_write = {Permission::entry_write};
 constexpr kv::PermissionSet entry_delete = {Permission::entry_delete};
 constexpr kv::PermissionSet secret_rotate = {Permission::secret_rotate};
 constexpr kv::PermissionSet audit_read = {Permission::audit_read};
+constexpr kv::PermissionSet token_admin = {Permission::token_admin};
 constexpr kv::PermissionSet admin = {Permission::admin};
 
 // What the rows of the table below have in common, so that a row says only what is its own.
@@ -113,6 +114,10 @@ constexpr Route routes[] = {
                parse::list_audit, render::audit_list),
     read_route("GET", BASE "/{nsId}/export", "entry.export", entry_read, "prefix format", parse::export_entries,
                render::exported),
+    read_route("GET", BASE "/tokens", "token.list", token_admin, "limit cursor", parse::list_tokens, render::token_list),
+    write_route("POST", BASE "/tokens", "token.create", AuditAction::write, token_admin, "", parse::create_token, render::token_created),
+    body_optional(write_route("DELETE", BASE "/tokens/{id}", "token.revoke", AuditAction::delete_, token_admin, "", parse::revoke_token,
+                              render::no_content)),
     document_route(BASE "/openapi.json", "document.openapi", render::openapi),
     document_route(BASE "/swagger-ui", "document.viewer", render::viewer),
     document_route(BASE "/swagger-ui/{file}", "document.viewerFile", render::viewer),

@@ -181,6 +181,33 @@ kv::Result<kv::Request> restore_namespace(const RouteMatch& match, const HttpReq
     return kv::Request(restore);
 }
 
+// ---- tokens ----
+
+kv::Result<kv::Request> list_tokens(const RouteMatch& match, const HttpRequest& request) {
+    kv::ListTokens list;
+    KV_TRY(Query query, query_of(match, request));
+    KV_CHECK(require_no_body(request));
+    KV_TRY(list.page, page_of(query));
+    return kv::Request(std::move(list));
+}
+
+kv::Result<kv::Request> create_token(const RouteMatch& match, const HttpRequest& request) {
+    kv::CreateToken create;
+    KV_CHECK(query_of(match, request));
+    KV_CHECK(json_body(request, create));
+    return kv::Request(std::move(create));
+}
+
+kv::Result<kv::Request> revoke_token(const RouteMatch& match, const HttpRequest& request) {
+    KV_CHECK(query_of(match, request));
+    if (!request.body.empty()) {
+        KV_CHECK(require_json(request));
+        KV_CHECK(read_empty_body(request.body));
+    }
+    // What is no id is that of no token; libkv answers so after it judged who asks.
+    return kv::Request(kv::RevokeToken{kv::Uuid::parse(match.ns).value_or(kv::Uuid{})});
+}
+
 // ---- entries ----
 
 kv::Result<kv::Request> list_entries(const RouteMatch& match, const HttpRequest& request) {

@@ -123,6 +123,17 @@ HttpResponse audit_list(const RouteMatch&, const HttpRequest&, kv::Reply reply) 
     return content(200, json_type, write_json(std::get<kv::AuditList>(reply)));
 }
 
+HttpResponse token_list(const RouteMatch&, const HttpRequest&, kv::Reply reply) {
+    return content(200, json_type, write_json(std::get<kv::TokenList>(reply)));
+}
+
+HttpResponse token_created(const RouteMatch& match, const HttpRequest&, kv::Reply reply) {
+    const auto& made = std::get<kv::TokenReply>(reply);
+    HttpResponse response = content(201, json_type, write_json(made));
+    response.headers.emplace_back("Location", std::string(match.route->pattern) + '/' + made.token.id.to_string());
+    return response;
+}
+
 HttpResponse exported(const RouteMatch& match, const HttpRequest& request, kv::Reply reply) {
     const auto& text = std::get<kv::ExportReply>(reply);
     HttpResponse response = read_reply(text, [&] { return std::string(text.text.reveal()); });

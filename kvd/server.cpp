@@ -330,6 +330,15 @@ struct Server::Impl {
         });
     }
 
+    void arm_second() {
+        second_timer.expires_after(std::chrono::seconds(1));
+        second_timer.async_wait([this](error_code error) {
+            if (error) return;
+            hooks.on_second();
+            arm_second();
+        });
+    }
+
     Options options;
     const SessionLimits limits;
     Metrics& metrics;
@@ -346,6 +355,7 @@ struct Server::Impl {
     net::signal_set signals{control.context()};
     net::steady_timer drain_timer{control.context()};
     net::steady_timer minute_timer{control.context()};
+    net::steady_timer second_timer{control.context()};
     std::chrono::steady_clock::time_point drain_until;
     bool draining = false;
     bool was_clean = true;
@@ -383,6 +393,7 @@ bool Server::run(Hooks hooks) {
     for (const auto& worker : impl_->workers) impl_->threads.emplace_back([&worker = *worker] { worker.run(); });
     impl_->arm_signals();
     impl_->arm_minute();
+    impl_->arm_second();
     for (const auto& listener : impl_->api) listener->start();
     if (impl_->admin) impl_->admin->start();
     impl_->control.run();

@@ -52,6 +52,7 @@ public:
         std::function<void()> on_hangup;  // SIGHUP
         std::function<void()> on_drain;   // the first SIGTERM or SIGINT
         std::function<void()> on_minute;
+        std::function<void()> on_second;
     };
 
     Server(const Options& options, const SessionLimits& limits, Metrics& metrics, Log& log);

@@ -1,9 +1,12 @@
 #include "kvd/auth/authenticator.h"
 
+#include <chrono>
 #include <utility>
 
 #include "kvd/auth/grants.h"
+#include "kvd/auth/jwt.h"
 #include "kvd/auth/permission_service.h"
+#include "kvd/auth/stored_tokens.h"
 #include "kvd/framing.h"
 
 namespace kvd {
@@ -20,6 +23,10 @@ std::string_view bearer_token(std::string_view authorization) {
     while (!authorization.empty() && authorization.front() == ' ') authorization.remove_prefix(1);
     return authorization;
 }
+
+Error unknown_token() { return {Errc::unauthenticated, "the token is unknown or has expired"}; }
+
+kv::Time now() { return std::chrono::time_point_cast<std::chrono::microseconds>(std::chrono::system_clock::now()); }
 
 }  // namespace
 
@@ -51,8 +58,37 @@ void Authenticator::identify_user(GatewayUser user, Finding& finding) const {
 void Authenticator::identify_token(std::string_view token, Finding& finding) const {
     finding.identity.source = Identity::Source::token;
     finding.identity.hash = hash_token(token);
-    if (!parts_.tokens->identify(finding.identity.hash, finding.actor))
-        finding.refusal = Error{Errc::unauthenticated, "the token is unknown or has expired"};
+    if (parts_.jwt != nullptr && JwtVerifier::is_jwt(token)) return identify_jwt(token, finding);
+    if (parts_.tokens->identify(finding.identity.hash, finding.actor)) return;
+    if (parts_.stored != nullptr && StoredTokens::is_stored(token)) return identify_stored(finding);
+    finding.refusal = unknown_token();
+}
+
+void Authenticator::identify_jwt(std::string_view token, Finding& finding) const {
+    finding.identity.source = Identity::Source::jwt;
+    auto verified = parts_.jwt->verify(token, finding.identity.hash, now());
+    if (!verified) {
+        finding.refusal = std::move(verified).error();
+        return;
+    }
+    const JwtClaims& claims = **verified;
+    finding.actor.user_id = claims.user_id;
+    finding.actor.credential_id = claims.credential_id;
+    finding.actor.application_id = claims.application_id;
+    finding.actor.grants = claims.grants;
+    if (claims.says_grants || parts_.permissions == nullptr) return;
+    finding.identity.user_id = claims.user_id;
+    finding.identity.application_id = claims.application_id;
+    find_grants(finding);
+}
+
+void Authenticator::identify_stored(Finding& finding) const {
+    finding.identity.source = Identity::Source::stored_token;
+    switch (parts_.stored->find(finding.identity.hash, finding.actor)) {
+        case StoredTokens::State::present: return;
+        case StoredTokens::State::absent: finding.refusal = unknown_token(); return;
+        case StoredTokens::State::unknown: finding.is_open = true;
+    }
 }
 
 // The first of its names that the tokens file knows.
@@ -74,6 +110,14 @@ void Authenticator::find_grants(Finding& finding) const {
 
 void Authenticator::resolve(Finding finding, std::function<void(Finding)> done) const {
     finding.is_open = false;
+    if (finding.identity.source == Identity::Source::stored_token) {
+        const TokenHash hash = finding.identity.hash;
+        return parts_.stored->ask(hash, [this, finding = std::move(finding), done = std::move(done)](kv::Result<void> asked) mutable {
+            if (!asked) finding.refusal = std::move(asked).error();
+            else if (parts_.stored->find(finding.identity.hash, finding.actor) != StoredTokens::State::present) finding.refusal = unknown_token();
+            done(std::move(finding));
+        });
+    }
     const Identity& identity = finding.identity;
     const std::string user_id = identity.user_id, application_id = identity.application_id;
     parts_.permissions->ask(user_id, application_id, [finding = std::move(finding), done = std::move(done)](auto grants) mutable {
@@ -93,9 +137,27 @@ Authenticator::Verdict Authenticator::review(const Identity& identity, kv::Actor
             actor.user_id = identity.user_id;
             actor.grants = parts_.permissions->follow(identity.user_id, identity.application_id);
             return actor.grants ? Verdict::valid : Verdict::gone;
-        default:
-            return Verdict::gone;
+        case Identity::Source::stored_token:
+            return review_stored(identity, actor);
+        case Identity::Source::jwt:
+            return review_jwt(identity, actor);
+        case Identity::Source::none:
+            break;
     }
+    return Verdict::gone;
+}
+
+Authenticator::Verdict Authenticator::review_jwt(const Identity& identity, kv::Actor& actor) const {
+    const auto claims = parts_.jwt->find(identity.hash, now());
+    if (!claims) return Verdict::gone;
+    actor.user_id = claims->user_id;
+    actor.grants = identity.user_id.empty() ? claims->grants : parts_.permissions->follow(identity.user_id, identity.application_id);
+    return actor.grants ? Verdict::valid : Verdict::gone;
+}
+
+// It is in use, so that it is asked about again and again: not to be known means that nobody could say.
+Authenticator::Verdict Authenticator::review_stored(const Identity& identity, kv::Actor& actor) const {
+    return parts_.stored->find(identity.hash, actor) == StoredTokens::State::present ? Verdict::valid : Verdict::gone;
 }
 
 Standing::Standing(const Authenticator& authenticator, Identity identity, const kv::Actor& actor)

@@ -13,10 +13,12 @@
 
 namespace kvd {
 
+class JwtVerifier;
 class PermissionService;
+class StoredTokens;
 
 // Authenticator finds out who asks and what they were granted, from whatever sources there are: a gateway's word for it, the
-// token, the client's certificate, in this order.
+// token (a JWT, of the tokens file, of the store), the client's certificate, in this order.
 //
 // Threads: any. Borrows its parts.
 class Authenticator {
@@ -25,6 +27,8 @@ public:
         const TokenStore* tokens = nullptr;        // never null
         Gateway gateway = Gateway();
         PermissionService* permissions = nullptr;  // null: nobody is asked what was granted
+        JwtVerifier* jwt = nullptr;                // null: JWTs are not taken
+        StoredTokens* stored = nullptr;            // null: the store has no tokens
     };
     // What is known of who asks. Neither refused nor open: `actor` has user, credential and grants.
     struct Finding {
@@ -50,6 +54,10 @@ private:
     void identify_user(GatewayUser user, Finding& finding) const;
     void identify_token(std::string_view token, Finding& finding) const;
     bool identify_certificate(const Peer& peer, Finding& finding) const;
+    void identify_jwt(std::string_view token, Finding& finding) const;
+    void identify_stored(Finding& finding) const;
+    Verdict review_stored(const Identity& identity, kv::Actor& actor) const;
+    Verdict review_jwt(const Identity& identity, kv::Actor& actor) const;
     void find_grants(Finding& finding) const;
 
     const Parts parts_;

@@ -5,7 +5,7 @@
 #include <string_view>
 #include <vector>
 
-#include "kv/clock.h"
+#include "kv/types.h"
 #include "kvd/auth/tokens.h"
 
 namespace kvd {
@@ -33,10 +33,9 @@ struct Presented {
 struct Identity {
     enum class Source : std::uint8_t { none, token, stored_token, jwt, gateway, certificate };
     Source source = Source::none;
-    TokenHash hash{};            // of a token
-    std::string user_id;         // of a gateway's user, or a JWT's, whose grants the permission service tells; of a certificate its name
+    TokenHash hash{};            // of a token or a JWT
+    std::string user_id;         // of a gateway's user, or of a JWT's whose grants the permission service tells; of a certificate its name
     std::string application_id;  // theirs
-    std::optional<kv::Time> expires_at;
 };
 
 }  // namespace kvd

@@ -19,7 +19,7 @@ struct Node;
 
 namespace kvd {
 
-using TokenHash = std::array<std::uint8_t, 32>;  // SHA-256; the token itself is kept nowhere
+using kv::TokenHash;  // the token itself is kept nowhere
 
 TokenHash hash_token(std::string_view token);
 

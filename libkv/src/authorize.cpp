@@ -19,6 +19,37 @@ bool has_all_keys(const Grant& grant) {
                        [](const KeyPattern& keys) { return keys.kind == KeyPattern::Kind::all; });
 }
 
+// The application whose namespaces a grant selects; "*": any.
+const std::string& application_of(const Grant& grant) {
+    const auto* name = std::get_if<NamespaceName>(&grant.namespaces);
+    return name != nullptr ? name->application_id : grant.application_id;
+}
+
+// Whether `own` selects every namespace that `other` does, or ever will: a name may come to mean another namespace, so that it
+// never stands for an id.
+bool selects_all_of(const Grant& own, const Grant& other) {
+    if (own.application_id != "*" && own.application_id != application_of(other)) return false;
+    if (const auto* id = std::get_if<NamespaceId>(&own.namespaces)) {
+        const auto* theirs = std::get_if<NamespaceId>(&other.namespaces);
+        return theirs != nullptr && *theirs == *id;
+    }
+    if (const auto* name = std::get_if<NamespaceName>(&own.namespaces)) {
+        const auto* theirs = std::get_if<NamespaceName>(&other.namespaces);
+        return theirs != nullptr && *theirs == *name;
+    }
+    return true;
+}
+
+bool holds_all_of(const KeyPattern& own, const KeyPattern& other) {
+    switch (own.kind) {
+        case KeyPattern::Kind::exact: return other.kind == KeyPattern::Kind::exact && other.path == own.path;
+        case KeyPattern::Kind::folder: return other.kind != KeyPattern::Kind::all && (other.path + '/').starts_with(own.path + '/') &&
+                                              (other.kind == KeyPattern::Kind::folder || other.path.size() > own.path.size());
+        case KeyPattern::Kind::all: break;
+    }
+    return true;
+}
+
 KeyRange range_of(const KeyPattern& keys) {
     switch (keys.kind) {
         case KeyPattern::Kind::exact: return {keys.path, keys.path + '\0'};
@@ -99,6 +130,27 @@ bool is_admin(const Actor& actor) {
                return grant.permissions.contains(Permission::admin) && grant.application_id == "*" &&
                       std::holds_alternative<Grant::AnyNamespace>(grant.namespaces) && has_all_keys(grant);
            });
+}
+
+bool covers(const Actor& actor, const Grant& grant) {
+    if (actor.is_trusted) return true;
+    if (!actor.grants) return false;
+    for (int i = 0; i < permission_count; ++i) {
+        const auto permission = static_cast<Permission>(i);
+        if (!grant.permissions.contains(permission)) continue;
+        for (const KeyPattern& keys : grant.keys) {
+            const bool is_held = std::any_of(actor.grants->begin(), actor.grants->end(), [&](const Grant& own) {
+                return own.permissions.contains(permission) && selects_all_of(own, grant) &&
+                       std::any_of(own.keys.begin(), own.keys.end(), [&](const KeyPattern& mine) { return holds_all_of(mine, keys); });
+            });
+            if (!is_held) return false;
+        }
+    }
+    return true;
+}
+
+bool covers(const Actor& actor, const std::vector<Grant>& grants) {
+    return std::all_of(grants.begin(), grants.end(), [&](const Grant& grant) { return covers(actor, grant); });
 }
 
 bool holds_anywhere(const Actor& actor, Permission permission) {

@@ -27,9 +27,12 @@ private:
     const NamespaceRow& ns_;
 };
 
-// For collections: is the permission held in any namespace?
 // Whether kv-admin is granted on every namespace of every application.
 bool is_admin(const Actor& actor);
+// Whether one of the actor's grants holds wherever `grant` does. Grants that only together would are not told apart further.
+bool covers(const Actor& actor, const Grant& grant);
+bool covers(const Actor& actor, const std::vector<Grant>& grants);  // each of them
+// For collections: is the permission held in any namespace?
 bool holds_anywhere(const Actor& actor, Permission permission);
 
 // The first string above every one that begins with `prefix`; empty if there is none.

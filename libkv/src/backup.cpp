@@ -79,6 +79,7 @@ private:
     Result<std::vector<EventRow>> events();
     Result<std::vector<AuditRow>> audit();
     Result<std::vector<AuditHead>> heads();
+    Result<std::vector<TokenRow>> tokens();
     template <class Row>
     Result<bool> write(ChunkKind kind, Result<std::vector<Row>> rows);
     void begin(std::string& out);
@@ -104,6 +105,7 @@ private:
     EventWalk events_;
     AuditRange audit_;
     HeadWalk heads_;
+    TokenRange tokens_;
 };
 
 Result<bool> Reader::next(std::string& out) {
@@ -136,6 +138,7 @@ Result<bool> Reader::page(ChunkKind kind) {
         case ChunkKind::events: return write(kind, events());
         case ChunkKind::audit: return write(kind, audit());
         case ChunkKind::heads: return write(kind, heads());
+        case ChunkKind::tokens: return write(kind, tokens());
         case ChunkKind::end: break;
     }
     return false;
@@ -212,6 +215,13 @@ Result<std::vector<AuditHead>> Reader::heads() {
     heads_.limit = rows_at_once;
     KV_TRY(std::vector<AuditHead> rows, rows_->walk_audit_heads(heads_));
     if (!rows.empty()) heads_.after = rows.back().stream;
+    return rows;
+}
+
+Result<std::vector<TokenRow>> Reader::tokens() {
+    tokens_.limit = rows_at_once;
+    KV_TRY(std::vector<TokenRow> rows, rows_->scan_tokens(tokens_));
+    if (!rows.empty()) tokens_.after = rows.back().id;
     return rows;
 }
 

@@ -14,7 +14,7 @@ Result<std::unique_ptr<BackupReader>> open_backup(Storage& storage, const crypto
 
 // The form of a backup, numbers big-endian:
 //
-//   "kv-backup 1\n"                            1: the format
+//   "kv-backup 2\n"                            2: the format
 //   u32 length | header | checksum             JSON: format, epoch, takenAt, keyIds, libkv
 //   chunk...                                   u8 kind | u32 number | u32 length | rows | checksum
 //   last chunk                                 the same, with counts | MAC instead of rows
@@ -28,7 +28,7 @@ Result<std::unique_ptr<BackupReader>> open_backup(Storage& storage, const crypto
 namespace backup {
 
 inline constexpr std::string_view magic = "kv-backup ";
-inline constexpr std::uint32_t format = 1;
+inline constexpr std::uint32_t format = 2;
 inline constexpr std::size_t checksum_bytes = 16;
 inline constexpr std::size_t chunk_head_bytes = 9;
 inline constexpr std::size_t header_bytes_max = 64u << 10;
@@ -36,8 +36,9 @@ inline constexpr std::size_t chunk_bytes_max = 16u << 20;  // a page of rows end
 inline constexpr std::size_t piece_bytes = 64u << 10;
 inline constexpr std::string_view mac_context = "libkv backup MAC 1";
 
-enum class ChunkKind : std::uint8_t { keys = 1, meta, namespaces, entries, versions, events, audit, heads, end = 255 };
-inline constexpr std::size_t table_count = 8;
+enum class ChunkKind : std::uint8_t { keys = 1, meta, namespaces, entries, versions, events, audit, heads, tokens, end = 255 };
+inline constexpr std::size_t table_count = 9;
+inline constexpr std::size_t table_count_of_format_1 = 8;  // without tokens
 using Counts = std::array<std::uint64_t, table_count>;  // by kind, from `keys`
 inline std::uint64_t& count_of(Counts& counts, ChunkKind kind) { return counts[static_cast<std::size_t>(kind) - 1]; }
 

@@ -91,6 +91,14 @@ void exchange(Row& row, Io&& io)
     io(stream, sequence, mac, state);
 }
 
+template <class Row, class Io>
+void exchange(Row& row, Io&& io)
+    requires std::is_same_v<std::remove_const_t<Row>, TokenRow>
+{
+    auto& [id, hash, name, user_id, grants, created_at, created_by, expires_at, last_used_at, mac] = row;
+    io(id, hash, name, user_id, grants, created_at, created_by, expires_at, last_used_at, mac);
+}
+
 class RowWriter {
 public:
     explicit RowWriter(BytesWriter& out) : out_(out) {}

@@ -305,6 +305,13 @@ Result<void> CommitQueue::load(StorageWriter& storage, std::span<std::unique_ptr
         KV_TRY(auto found, storage.find(refs, Want{is_full, is_full}));
         add_entries(refs, std::move(found), is_full);
     }
+    if (!needs.tokens.empty()) {
+        KV_TRY(std::vector<TokenRow> tokens, storage.get_tokens(needs.tokens));
+        for (TokenRow& row : tokens) {
+            const bool is_intact = vault_.is_intact(row);
+            overlay_.add_token(std::move(row), is_intact);
+        }
+    }
     Needs more;
     for (auto& item : items) item->add_more_needs(overlay_, more);
     KV_CHECK(look_up(storage, needs.lookups));
@@ -341,6 +348,7 @@ Result<void> CommitQueue::look_up(StorageReader& storage, const std::vector<Name
 Result<void> CommitQueue::apply(StorageWriter& storage) {
     Changeset changes = overlay_.take_changes();
     for (NamespaceRow& ns : changes.namespaces) ns.mac = vault_.namespace_mac(ns);
+    for (TokenRow& token : changes.tokens) token.mac = vault_.token_mac(token);
     if (!audit_.empty()) {
         AuditChain::Link link = chain_->extend(std::move(audit_));
         keep_for_copy(link.rows);

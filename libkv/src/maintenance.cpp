@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "out_of_memory.h"
+#include "tokens.h"
 
 namespace kv {
 namespace {
@@ -139,7 +140,8 @@ Result<std::size_t> Maintenance::sweep(Time now) {
     KV_TRY(const std::size_t destroyed, destroy_hidden(now));
     KV_TRY(const std::size_t forgotten, forget_tombstones(now));
     KV_TRY(const std::size_t purged, purge_due(now));
-    return expired + destroyed + forgotten + purged;
+    KV_TRY(const std::size_t tokens, forget_tokens(now));
+    return tokens + expired + destroyed + forgotten + purged;
 }
 
 Result<std::size_t> Maintenance::trim_audit(Time now) {
@@ -274,6 +276,33 @@ Result<std::size_t> Maintenance::forget_tombstones(Time now) {
     };
     KV_CHECK(steps_.visit_due(due, [&] { done = 0; }, forget));
     return done;
+}
+
+// ---- tokens ----
+
+Result<void> Maintenance::note_token_uses(std::vector<TokenUse> uses) {
+    if (uses.empty()) return {};
+    return steps_.commit({}, [&](GroupContext& context) -> Result<void> {
+        context.overlay.changes().token_uses = uses;
+        return {};
+    });
+}
+
+// Those that expired some time ago. Whoever had one was turned away since.
+Result<std::size_t> Maintenance::forget_tokens(Time now) {
+    TokenRange range;
+    range.expired_before = now - settings_.expiry_grace;
+    range.limit = batch_rows;
+    KV_TRY(const std::vector<TokenRow> rows, storage_.scan_tokens(range));
+    if (rows.empty()) return std::size_t{0};
+    KV_CHECK(steps_.commit({}, [&](GroupContext& context) -> Result<void> {
+        for (const TokenRow& row : rows) {
+            context.overlay.changes().erase_tokens.push_back(row.id);
+            context.audit.push_back(make_record(system_actor(), {AuditAction::delete_, "token.expire", token_subject(row.id)}, context.plan.now, nullptr));
+        }
+        return {};
+    }));
+    return rows.size();
 }
 
 // ---- purging namespaces ----

@@ -50,6 +50,8 @@ public:
     // Writes the denials that are folded still. After stop(), before the commit queue stops.
     void flush();
     // Writes one audit row, with meta rows that become true with it, and waits for it.
+    // See Store::note_token_uses().
+    Result<void> note_token_uses(std::vector<TokenUse> uses);
     Result<void> record(AuditRecord record, std::vector<MetaRow> meta = {});
     // A data key was replaced, or a namespace made secret.
     void rekey() noexcept;
@@ -77,6 +79,7 @@ private:
     Result<std::size_t> expire(Time now);
     Result<std::size_t> destroy_hidden(Time now);
     Result<std::size_t> forget_tombstones(Time now);
+    Result<std::size_t> forget_tokens(Time now);
     Result<std::size_t> purge_due(Time now);
     Result<std::size_t> purge_batch(const NamespaceId& ns);
     void purge_waiting();

@@ -43,6 +43,9 @@ Description describe(const Request& request) {
             [](const RollbackEntry& r) { return Description{A::rollback, "entry.rollback", r.key_path}; },
             [](const ListAudit&) { return Description{A::read, "audit.list"}; },
             [](const ExportEntries& r) { return Description{A::read, "entry.export", r.prefix}; },
+            [](const CreateToken&) { return Description{A::write, "token.create"}; },
+            [](const ListTokens&) { return Description{A::read, "token.list"}; },
+            [](const RevokeToken&) { return Description{A::delete_, "token.revoke"}; },
             [](const RecordRefusal& r) { return Description{r.action, r.operation, r.key_path}; },
         },
         request);
@@ -55,7 +58,7 @@ bool is_write(const Request& request) {
                    std::is_same_v<R, DeleteNamespace> || std::is_same_v<R, RestoreNamespace> || std::is_same_v<R, RotateDataKey> ||
                    std::is_same_v<R, PutEntry> || std::is_same_v<R, PatchEntry> || std::is_same_v<R, DeleteEntry> ||
                    std::is_same_v<R, BulkSet> || std::is_same_v<R, BulkDelete> || std::is_same_v<R, RotateEntry> ||
-                   std::is_same_v<R, RollbackEntry>;
+                   std::is_same_v<R, RollbackEntry> || std::is_same_v<R, CreateToken> || std::is_same_v<R, RevokeToken>;
         },
         request);
 }
@@ -99,6 +102,7 @@ std::size_t reply_bytes(const Result<Reply>& reply) {
                    [](const BulkGetReply& bulk) { return bytes_of_items(bulk.entries); },
                    [](const AuditList& list) { return list.items.size() * item_bytes; },
                    [](const NamespaceList& list) { return list.items.size() * item_bytes; },
+                   [](const TokenList& list) { return list.items.size() * item_bytes; },
                    [](const ExportReply& file) { return file.text.size(); },
                    [](const auto&) { return std::size_t{0}; }},
         *reply);
@@ -106,7 +110,7 @@ std::size_t reply_bytes(const Result<Reply>& reply) {
 
 bool makes_room(const Request& request) {
     return std::holds_alternative<DeleteEntry>(request) || std::holds_alternative<BulkDelete>(request) ||
-           std::holds_alternative<DeleteNamespace>(request);
+           std::holds_alternative<DeleteNamespace>(request) || std::holds_alternative<RevokeToken>(request);
 }
 
 const Actor& system_actor() {

@@ -22,6 +22,8 @@ struct Operation {
     std::optional<SecretBytes> generated;      // of a rotation that asks for one
     std::optional<KeyRow> data_key;            // for a namespace that becomes secret; drawn once its id is known
     std::optional<Result<SecretBytes>> opened; // value of the version that a rollback restores
+    std::optional<SecretBytes> token;          // that is to be made
+    Mac token_hash{};
     SecretBytes rotated;                       // the rotation's value, fitted to the entry's type
 };
 

@@ -23,6 +23,10 @@ bool is_about_namespace(const Request& request) {
            std::holds_alternative<RotateDataKey>(request);
 }
 
+bool is_about_tokens(const Request& request) {
+    return std::holds_alternative<CreateToken>(request) || std::holds_alternative<RevokeToken>(request);
+}
+
 // The namespace that add_name_needs() and a purge start from.
 const NamespaceRow* named_namespace(const Request& request, Overlay& overlay) {
     const NamespaceState* ns = nullptr;
@@ -47,7 +51,7 @@ OperationItem::OperationItem(Operation operation, Ticket ticket, Denials& denial
     gives_way = !makes_room(operation_.request);
     bytes = request_bytes(operation_.request);
     operations = items_of(operation_.request);
-    is_alone = is_about_namespace(operation_.request) || operations > shared_bulk_items_max ||
+    is_alone = is_about_namespace(operation_.request) || is_about_tokens(operation_.request) || operations > shared_bulk_items_max ||
                (operations > 1 && bytes > shared_bytes_max);
     must_be_first = std::holds_alternative<RollbackEntry>(operation_.request);
 }

@@ -15,7 +15,18 @@ std::size_t Overlay::KeyHash::operator()(const std::pair<NamespaceId, std::strin
 void Overlay::clear() {
     namespaces_.clear();
     entries_.clear();
+    tokens_.clear();
     changes_ = {};
+}
+
+void Overlay::add_token(TokenRow row, bool is_intact) {
+    const Uuid id = row.id;
+    tokens_.insert_or_assign(id, TokenState{std::move(row), is_intact});
+}
+
+const TokenState* Overlay::find_token(const Uuid& id) const {
+    const auto found = tokens_.find(id);
+    return found == tokens_.end() ? nullptr : &found->second;
 }
 
 void Overlay::add_namespace(const NamespaceRow& row, bool is_intact) {

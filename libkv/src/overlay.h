@@ -28,6 +28,11 @@ struct EntryState {
     std::optional<VersionRow> picked;
 };
 
+struct TokenState {
+    TokenRow row;
+    bool is_intact = true;  // its MAC is right
+};
+
 // The group's view of the rows: what was loaded, and on top of it what earlier operations of the group changed.
 // Pointers into it stay good until clear().
 class Overlay {
@@ -43,6 +48,9 @@ public:
     // What is at the key: loaded, or an empty state.
     EntryState& entry(const NamespaceState& ns, std::string_view key_path);
 
+    void add_token(TokenRow row, bool is_intact);
+    const TokenState* find_token(const Uuid& id) const;  // null: there is none
+
     // Changes that are not states: events, archived rows, keys.
     Changeset& changes() { return changes_; }
     // Everything the group changed; the overlay is spent afterwards.
@@ -54,6 +62,7 @@ private:
     };
     std::map<NamespaceId, NamespaceState> namespaces_;
     std::unordered_map<std::pair<NamespaceId, std::string>, EntryState, KeyHash> entries_;
+    std::map<Uuid, TokenState> tokens_;
     Changeset changes_;
 };
 

@@ -38,7 +38,7 @@ struct Planned {
     std::vector<SealJob> seals;
 };
 
-// ---- writes: plan_entry.cpp, plan_namespace.cpp ----
+// ---- writes: plan_entry.cpp, plan_namespace.cpp, plan_token.cpp ----
 
 // What a write needs to have loaded.
 struct Needs {
@@ -46,6 +46,7 @@ struct Needs {
     std::vector<EntryRef> entries;         // the bare rows
     std::vector<EntryRef> full_entries;    // with value and history; an entry may stand in both
     std::vector<NamespaceRef> lookups;     // namespaces looked up without a lock
+    std::vector<Uuid> tokens;
 };
 void add_needs(const Request& request, Needs& needs);
 // The same for what is known only once the operation's namespace is: the name it would take.

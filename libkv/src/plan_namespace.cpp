@@ -305,6 +305,7 @@ Planned plan_namespace_write(Operation& operation, Overlay& overlay, const PlanC
 }
 
 void add_needs(const Request& request, Needs& needs) {
+    if (auto* revoke = std::get_if<RevokeToken>(&request)) needs.tokens.push_back(revoke->id);
     const auto one_entry = [&](const NamespaceRef& ns, const std::string& key_path, bool full, VersionPick pick = {}) {
         needs.namespaces.push_back(ns);
         (full ? needs.full_entries : needs.entries).push_back({ns, key_path, pick});
@@ -343,6 +344,8 @@ void add_name_needs(const Request& request, const NamespaceRow& ns, Needs& needs
 }
 
 Planned plan_write(Operation& operation, Overlay& overlay, const PlanContext& context) {
+    if (std::holds_alternative<CreateToken>(operation.request) || std::holds_alternative<RevokeToken>(operation.request))
+        return plan_token_write(operation, overlay, context);
     const NamespaceRef* entry_namespace = std::visit(
         []<class R>(const R& request) -> const NamespaceRef* {
             if constexpr (std::is_same_v<R, PutEntry> || std::is_same_v<R, PatchEntry> || std::is_same_v<R, DeleteEntry> ||

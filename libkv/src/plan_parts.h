@@ -14,6 +14,7 @@ void mark_failed(AuditRecord& record, const Error& error);
 AuditRecord failure_record(const Operation& operation, const Error& error, Time now, const NamespaceRow* ns);
 
 Planned plan_entry_write(Operation& operation, const NamespaceRef& ref, Overlay& overlay, const PlanContext& context);
+Planned plan_token_write(Operation& operation, Overlay& overlay, const PlanContext& context);
 Planned plan_namespace_write(Operation& operation, Overlay& overlay, const PlanContext& context);
 
 }  // namespace kv

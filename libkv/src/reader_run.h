@@ -54,6 +54,7 @@ private:
     Result<Reply> run(ReadItem& item, const BulkGet& request);
     Result<Reply> run(ReadItem& item, const ListAudit& request);
     Result<Reply> run(ReadItem& item, const ExportEntries& request);
+    Result<Reply> run(ReadItem& item, const ListTokens& request);
     Result<Reply> run(ReadItem& item, const RecordRefusal& request);
     template <class R>
     Result<Reply> run(ReadItem&, const R&) {

@@ -257,6 +257,7 @@ Result<void> Restore::add(const Chunk& chunk) {
         case ChunkKind::events: KV_CHECK(add(chunk, batch_.events)); break;
         case ChunkKind::audit: KV_CHECK(add(chunk, batch_.audit)); break;
         case ChunkKind::heads: KV_CHECK(add_heads(chunk)); break;
+        case ChunkKind::tokens: KV_CHECK(add(chunk, batch_.tokens)); break;
         default: return newer();
     }
     batch_bytes_ += chunk.bytes.size();
@@ -298,12 +299,13 @@ Result<void> Restore::flush() {
 
 Result<void> Restore::check_end(const Chunk& last) {
     const std::string_view body = last.body();
-    const std::size_t counts_bytes = counts_.size() * sizeof(std::uint64_t);
+    const std::size_t tables = info_.format == 1 ? table_count_of_format_1 : table_count;
+    const std::size_t counts_bytes = tables * sizeof(std::uint64_t);
     if (body.size() != counts_bytes + Mac{}.size()) return damaged("its end does not read");
     hash_->update(std::string_view(last.bytes).substr(0, chunk_head_bytes + counts_bytes));
     const Mac expected = hash_->finish();
     BytesReader reader(body);
-    const bool same_counts = std::all_of(counts_.begin(), counts_.end(), [&](std::uint64_t count) { return reader.u64() == count; });
+    const bool same_counts = std::all_of(counts_.begin(), counts_.begin() + tables, [&](std::uint64_t count) { return reader.u64() == count; });
     Mac given{};
     RowReader{reader}(given);
     if (!crypto::equal(expected, given)) return damaged("it is not what the store wrote");

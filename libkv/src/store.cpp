@@ -19,6 +19,7 @@
 #include "relay.h"
 #include "text.h"
 #include "ticket.h"
+#include "tokens.h"
 #include "validate.h"
 #include "value.h"
 #include "watchdog.h"
@@ -76,6 +77,10 @@ Result<void> draw(Operation& operation, const crypto::Keyring& keys, Time now) {
     for (std::size_t i = 0; i < ids; ++i) operation.fresh_ids.push_back(crypto::make_uuid(now));
     if (auto* create = std::get_if<CreateNamespace>(&request); create != nullptr && create->is_secret) {
         KV_TRY(operation.data_key, keys.make_data_key(operation.fresh_ids[0], create->application_id, 1, now));
+    }
+    if (std::holds_alternative<CreateToken>(request)) {
+        operation.token = crypto::random_token();
+        operation.token_hash = crypto::sha256(operation.token->reveal());
     }
     if (auto* rotate = std::get_if<RotateEntry>(&request)) {
         if (auto* generate = std::get_if<Generate>(&rotate->value)) operation.generated = crypto::random_text(*generate);
@@ -149,6 +154,7 @@ public:
     Watchdog watchdog_;
 
     Result<void> is_open() const;
+    Result<std::vector<std::optional<Token>>> find_tokens(std::span<const TokenHash> hashes);
 
 private:
     void hear(std::span<const Storage::Hint> committed) noexcept;
@@ -588,10 +594,47 @@ Result<void> Store::ready() const {
 Result<bool> Store::run_maintenance() {
     return contain([&] { return impl_->run_maintenance(); });
 }
+Result<std::vector<std::optional<Token>>> Store::find_tokens(std::span<const TokenHash> hashes) const {
+    return contain([&]() -> Result<std::vector<std::optional<Token>>> {
+        KV_CHECK(impl_->is_open());
+        return impl_->find_tokens(hashes);
+    });
+}
+Result<bool> Store::has_tokens() const {
+    return contain([&]() -> Result<bool> {
+        KV_CHECK(impl_->is_open());
+        KV_TRY(const std::vector<TokenRow> rows, impl_->storage_->scan_tokens({.limit = 1}));
+        return !rows.empty();
+    });
+}
+Result<void> Store::note_token_uses(std::span<const TokenUse> uses) {
+    return contain([&]() -> Result<void> {
+        KV_CHECK(impl_->is_open());
+        return impl_->maintenance_.note_token_uses({uses.begin(), uses.end()});
+    });
+}
 void Store::release_waiters() noexcept {
     if (!impl_->fork_mark_.is_child()) impl_->feed_->release();
 }
 void Store::stop() { impl_->stop(); }
+
+Result<std::vector<std::optional<Token>>> Store::Impl::find_tokens(std::span<const TokenHash> hashes) {
+    std::vector<Uuid> ids;
+    for (const TokenHash& hash : hashes) ids.push_back(token_id(hash));
+    KV_TRY(const std::vector<TokenRow> rows, storage_->get_tokens(ids));
+    std::vector<std::optional<Token>> tokens(hashes.size());
+    for (const TokenRow& row : rows) {
+        auto token = vault_.is_intact(row) ? show_token(row) : Error{Errc::integrity, {}};
+        if (!token) {
+            in_flight_.integrity_failures.fetch_add(1, std::memory_order_relaxed);
+            if (options_.log) options_.log(LogLevel::error, "token " + row.id.to_string() + ": its row was changed outside the store; it counts as none");
+            continue;
+        }
+        for (std::size_t i = 0; i < hashes.size(); ++i)
+            if (crypto::equal(hashes[i], row.hash)) tokens[i] = *token;
+    }
+    return tokens;
+}
 
 Result<void> Store::may_administer(const Actor& actor, AuditAction action, std::string_view operation) {
     return contain([&] { return impl_->enter_admin(actor, operation, nullptr, action); });

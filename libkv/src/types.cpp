@@ -152,7 +152,7 @@ bool Changeset::empty() const noexcept {
            erase_versions.empty() && erase_entries.empty() && erase_namespaces.empty() && events.empty() && keys.empty() &&
            erase_keys.empty() && meta.empty() && erase_meta.empty() && erase_audit_to == 0 && audit.empty() &&
            heads.empty() && erase_heads.empty() && erase_events.empty() && sinks.empty() && cursors.empty() &&
-           erase_cursors.empty() && erase_sinks.empty();
+           erase_cursors.empty() && erase_sinks.empty() && tokens.empty() && erase_tokens.empty() && token_uses.empty();
 }
 
 }  // namespace kv

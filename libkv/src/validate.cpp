@@ -13,6 +13,7 @@ namespace {
 
 constexpr std::uint32_t generated_length_min = 16;
 constexpr std::uint32_t generated_length_max = 1024;
+constexpr std::size_t token_grants_max = 100;
 constexpr std::size_t operation_bytes_max = 64;
 // Versions are stored as signed 64-bit numbers.
 constexpr std::uint64_t version_max = std::numeric_limits<std::int64_t>::max();
@@ -343,6 +344,26 @@ struct Validator {
         KV_CHECK(check_page(request.page, limits));
         return check_if_given(request.ns, check_namespace);
     }
+
+    Result<void> operator()(const CreateToken& request) const {
+        for (const auto& [field, text] : {std::pair("name", &request.name), {"userId", &request.user_id}}) {
+            if (text->empty()) return invalid(field, std::string(field) + " is empty");
+            KV_CHECK(check_line(field, *text, name_bytes_max));
+        }
+        if (request.grants.empty() || request.grants.size() > token_grants_max) return invalid("grants", "A token has 1 to 100 grants.");
+        for (std::size_t i = 0; i < request.grants.size(); ++i) {
+            const Grant& grant = request.grants[i];
+            const std::string field = "grants[" + std::to_string(i) + "]";
+            if (grant.permissions.empty()) return invalid(field, "A grant has one permission at least.");
+            if (grant.keys.empty() || grant.keys.size() > token_grants_max) return invalid(field, "A grant has 1 to 100 key patterns.");
+            KV_CHECK(check_line("applicationId", grant.application_id, name_bytes_max));
+        }
+        return check_if_given(request.ttl_seconds, [](std::int64_t seconds) { return check_ttl(Ttl::after(seconds)); });
+    }
+
+    Result<void> operator()(const ListTokens& request) const { return check_page(request.page, limits); }
+
+    Result<void> operator()(const RevokeToken&) const { return {}; }
 
     Result<void> operator()(const ExportEntries& request) const {
         KV_CHECK(check_folder(request.prefix));

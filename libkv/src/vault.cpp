@@ -2,6 +2,7 @@
 
 #include "bytes.h"
 #include "seal.h"
+#include "tokens.h"
 #include "value.h"
 
 namespace kv {
@@ -64,6 +65,10 @@ bool Vault::is_intact(const NamespaceRow& row) const {
     return crypto::equal(namespace_mac(row), row.mac) ||
            crypto::equal(keys_.row_mac(canonical(row, MacFormat::without_name)), row.mac);
 }
+
+Mac Vault::token_mac(const TokenRow& row) const { return keys_.row_mac(canonical(row)); }
+
+bool Vault::is_intact(const TokenRow& row) const { return row.id == token_id(row.hash) && crypto::equal(token_mac(row), row.mac); }
 
 Result<std::shared_ptr<const crypto::AesGcm>> Vault::key_for(StorageReader& reader, const NamespaceId& ns,
                                                              std::uint32_t generation) const {

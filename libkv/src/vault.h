@@ -7,7 +7,7 @@
 
 namespace kv {
 
-// Vault is where keys meet rows: it seals and opens values, and vouches for namespace rows. What a value is bound to
+// Vault is where keys meet rows: it seals and opens values, and vouches for rows of namespaces and tokens. What a value is bound to
 // always comes from the row that was asked for.
 //
 // Threads: any.
@@ -20,6 +20,10 @@ public:
 
     Mac namespace_mac(const NamespaceRow& row) const;
     bool is_intact(const NamespaceRow& row) const;
+
+    Mac token_mac(const TokenRow& row) const;
+    // Its MAC is right, and its id is that of its hash.
+    bool is_intact(const TokenRow& row) const;
 
     // Puts `plaintext` into the row, sealed if the namespace is secret. `reader` serves the data key if it is not cached.
     // Errc::overloaded once the data key may seal no more, Errc::wrong_key if our master keys do not open it.

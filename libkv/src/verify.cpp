@@ -89,6 +89,7 @@ Result<void> Verification::check_rows(const SecretBytes& audit_key, const Vault*
     KV_CHECK(rows.check_namespaces());
     KV_CHECK(rows.check_entries());
     KV_CHECK(rows.check_versions());
+    if (vault != nullptr) KV_CHECK(check_tokens(storage_, *vault, findings_, progress_));
     KV_CHECK(log_->advance());
     KV_CHECK(rows.look_for_missing());
     KV_CHECK(log_->read_heads());
@@ -107,7 +108,7 @@ const std::vector<std::string_view>& finding_kinds() {
     static const std::vector<std::string_view> kinds = {
         kind::key_row,        kind::audit_row,          kind::audit_gap,         kind::namespace_row,     kind::namespace_set_back,
         kind::namespace_unaudited, kind::namespace_missing, kind::entry_row,     kind::entry_set_back,    kind::entry_unaudited,
-        kind::entry_missing,  kind::sealed_value,       kind::unsealed_value,    kind::version_row,       kind::revision,
+        kind::entry_missing,  kind::sealed_value,       kind::unsealed_value,    kind::version_row,       kind::revision,           kind::token_row,
         kind::audit_stream,   kind::audit_head,         kind::anchor};
     return kinds;
 }

@@ -35,6 +35,7 @@ inline constexpr std::string_view entry_missing = "entry-missing";
 inline constexpr std::string_view sealed_value = "sealed-value";
 inline constexpr std::string_view unsealed_value = "unsealed-value";
 inline constexpr std::string_view version_row = "version-row";
+inline constexpr std::string_view token_row = "token-row";
 inline constexpr std::string_view audit_stream = "audit-stream";
 inline constexpr std::string_view audit_head = "audit-head";
 inline constexpr std::string_view anchor = "anchor";
@@ -306,6 +307,9 @@ Result<SecretBytes> open_audit_key(Storage& storage, const SecretBytes& master_k
 // ---- namespaces, entries, versions ----
 
 // Threads: one at a time, like all of this file.
+// Every token's row: whether it is as the store wrote it.
+Result<void> check_tokens(Storage& storage, const Vault& vault, Findings& findings, const Progress& progress);
+
 class RowCheck {
 public:
     // Borrows all. `vault`: null, and no value is opened and no namespace's MAC looked at.

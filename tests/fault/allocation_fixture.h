@@ -85,6 +85,12 @@ inline std::string show(const Reply& reply) {
             }
             return out;
         }
+        std::string operator()(const TokenReply& r) { return r.token.name; }
+        std::string operator()(const TokenList& r) {
+            std::string out;
+            for (const Token& token : r.items) out += token.name + ";";
+            return out;
+        }
         std::string operator()(const BulkGetReply& r) {
             return entries(r.entries) + " missing " + keys(r.missing) + " remaining " + keys(r.remaining);
         }

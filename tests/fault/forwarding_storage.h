@@ -22,6 +22,8 @@ public:
     Result<std::vector<EventRow>> scan_events(const EventRange& range) override { return inner_.scan_events(range); }
     Result<std::vector<EventSpan>> scan_event_spans(const EventSpanRange& range) override { return inner_.scan_event_spans(range); }
     Result<std::vector<SinkRow>> scan_sinks() override { return inner_.scan_sinks(); }
+    Result<std::vector<TokenRow>> get_tokens(std::span<const Uuid> ids) override { return inner_.get_tokens(ids); }
+    Result<std::vector<TokenRow>> scan_tokens(const TokenRange& range) override { return inner_.scan_tokens(range); }
     Result<std::vector<SinkCursorRow>> scan_cursors(const CursorRange& range) override { return inner_.scan_cursors(range); }
     Result<std::vector<Backlog>> scan_backlog(const BacklogRange& range) override { return inner_.scan_backlog(range); }
     Result<std::vector<EntryRow>> scan_due(const DueRange& range) override { return inner_.scan_due(range); }

@@ -18,6 +18,11 @@ void try_file(std::string_view text) {
     const auto root = json::parse(text);
     KV_PROPERTY(root.has_value() && table->size() == root->items.size());
     for (const json::Node& token : root->items) {
+        if (const json::Node* name = token.find("certificateName")) {
+            const kvd::Credential* credential = table->find_certificate(name->text, Time::min());
+            KV_PROPERTY(credential != nullptr && credential->user_id == token.find("userId")->text);
+            continue;
+        }
         const auto bytes = hex_decode(token.find("tokenSha256")->text);
         KV_PROPERTY(bytes.has_value() && bytes->size() == kvd::TokenHash().size());
         kvd::TokenHash hash{};

@@ -46,13 +46,14 @@ struct Finding {
 //   unsealed-value       a value of a secret namespace is not sealed
 //   version-row          an archived version has no entry, is not older than its entry, or was edited
 //   revision             the changes recorded in a namespace have gaps or repetitions, or do not lead to its revision
+//   token-row            a token was made or edited outside the store
 //   audit-stream         a stream, or what a later one says it ended with, is missing
 //   audit-head           the head of a stream is not its last row: its tail was cut, or its head set back
 //   anchor               a head that was noted down is not in the log: all was set back together
 KV_EXPORT const std::vector<std::string_view>& finding_kinds();
 
 struct VerifyProgress {
-    std::string_view stage;  // "keys", "audit", "namespaces", "entries", "versions"
+    std::string_view stage;  // "keys", "audit", "namespaces", "entries", "versions", "tokens"
     std::uint64_t done = 0;  // rows of that stage
 };
 
@@ -76,6 +77,7 @@ struct VerifyReport {
     std::uint64_t entries = 0;
     std::uint64_t versions = 0;
     std::uint64_t values_opened = 0;
+    std::uint64_t tokens = 0;
     std::vector<std::string> notes;    // what could not be checked, and why
 
     bool is_sound() const noexcept { return findings_total == 0; }

@@ -141,6 +141,13 @@ struct EventSpan {
     bool is_gone = false;  // there is no row of the namespace any more
 };
 
+// By id.
+struct TokenRange {
+    std::optional<Uuid> after = {};
+    std::optional<Time> expired_before = {};  // only those with expires_at earlier than this
+    std::size_t limit = 1000;
+};
+
 // By sink and namespace.
 struct CursorRange {
     std::optional<std::string> sink = {};

@@ -122,6 +122,15 @@ struct ExportReply {
     bool not_modified = false;
 };
 
+struct TokenReply {
+    Token token = {};
+    SecretBytes secret = {};  // the token itself, which is kept nowhere
+};
+struct TokenList {
+    std::vector<Token> items = {};
+    std::optional<std::string> next_cursor = {};
+};
+
 // ---- namespaces ----
 
 struct ListNamespaces {
@@ -297,6 +306,27 @@ struct RollbackEntry {
     bool include_value = false;
 };
 
+// ---- tokens: each needs kv-token:admin ----
+
+// Nobody gives grants beyond their own: Errc::permission_denied. Each grant of the token must lie within one of the actor's.
+struct CreateToken {
+    using ReplyType = TokenReply;
+    std::string name = {};     // what it is for
+    std::string user_id = {};  // whom it stands for
+    std::vector<Grant> grants = {};
+    std::optional<std::int64_t> ttl_seconds = {};  // empty: until it is revoked
+};
+// Those whose grants the actor could have given, by id.
+struct ListTokens {
+    using ReplyType = TokenList;
+    Page page = {};
+};
+// Errc::not_found for those that a list would not show.
+struct RevokeToken {
+    using ReplyType = Done;
+    Uuid id = {};
+};
+
 // ---- around them ----
 
 struct ListAudit {
@@ -332,9 +362,10 @@ struct RecordRefusal {
 
 using Request = std::variant<ListNamespaces, GetNamespace, CreateNamespace, UpdateNamespace, DeleteNamespace,
                              RestoreNamespace, RotateDataKey, GetEntry, PutEntry, PatchEntry, DeleteEntry, ListEntries, BulkGet, BulkSet,
-                             BulkDelete, RotateEntry, ListVersions, RollbackEntry, ListAudit, ExportEntries, RecordRefusal, WatchEntries>;
+                             BulkDelete, RotateEntry, ListVersions, RollbackEntry, ListAudit, ExportEntries, RecordRefusal, WatchEntries,
+                             CreateToken, ListTokens, RevokeToken>;
 
 using Reply = std::variant<Done, NamespaceReply, NamespaceList, EntryReply, EntryList, VersionList, BulkGetReply,
-                           BulkSetReply, BulkDeleteReply, AuditList, ExportReply, WatchReply>;
+                           BulkSetReply, BulkDeleteReply, AuditList, ExportReply, WatchReply, TokenReply, TokenList>;
 
 }  // namespace kv

@@ -132,6 +132,20 @@ struct SinkCursorRow {
     std::uint64_t revision = 0;
 };
 
+// A token that the store made: it knows it by its hash alone. The id is a part of the hash.
+struct TokenRow {
+    Uuid id;
+    Mac hash{};          // SHA-256 of the token
+    std::string name;
+    std::string user_id;
+    std::string grants;  // as JSON
+    Time created_at;
+    std::string created_by;
+    std::optional<Time> expires_at;
+    std::optional<Time> last_used_at;
+    Mac mac{};           // over everything but last_used_at
+};
+
 enum class KeyPurpose : std::uint8_t { canary = 1, audit = 2, row_mac = 3, token = 4, cursor = 5, data = 6 };
 
 // A key of the store, wrapped by the master key. While the master key is being changed a row holds both wraps.

@@ -42,6 +42,8 @@ public:
     virtual Result<std::vector<KeyRow>> internal_keys() = 0;  // every row whose purpose is not data
     virtual Result<std::vector<AuditHead>> get_audit_heads(std::span<const StreamId> streams) = 0;  // those that exist
     virtual Result<std::vector<AuditHead>> unwitnessed_audit_heads(std::size_t limit) = 0;  // open or closed
+    virtual Result<std::vector<TokenRow>> get_tokens(std::span<const Uuid> ids) = 0;  // those that exist, in any order
+    virtual Result<std::vector<TokenRow>> scan_tokens(const TokenRange& range) = 0;
     virtual Result<std::vector<MetaRow>> get_meta() = 0;
 
     virtual Result<std::vector<EntryRow>> walk_entries(const EntryWalk& walk) = 0;
@@ -69,6 +71,10 @@ struct EventErase {
 struct CursorErase {
     std::string sink;
     NamespaceId ns;
+};
+struct TokenUse {
+    Uuid id;
+    Time at;  // of its last use, as far as is known: an earlier one changes nothing
 };
 // The value of one entry or archived version sealed anew; nothing else of the row changes.
 struct Reseal {
@@ -105,6 +111,9 @@ struct Changeset {
     std::vector<SinkCursorRow> cursors;     // insert, or replace by sink and namespace
     std::vector<CursorErase> erase_cursors;
     std::vector<std::string> erase_sinks;   // with their cursors
+    std::vector<TokenRow> tokens;           // insert, or replace by id
+    std::vector<Uuid> erase_tokens;
+    std::vector<TokenUse> token_uses;       // of those that exist; no token twice
 
     bool empty() const noexcept;
 };

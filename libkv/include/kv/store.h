@@ -156,6 +156,16 @@ public:
     // An error if the store cannot serve now.
     Result<void> ready() const;
 
+    // ---- who has which token: what a front end asks to find out who somebody is. Not recorded ----
+
+    // One per hash: null for what is no token of the store, or whose row was changed outside it (which is logged). Whether it has
+    // expired is the caller's to judge. On the calling thread.
+    Result<std::vector<std::optional<Token>>> find_tokens(std::span<const TokenHash> hashes) const;
+    // Whether there is any.
+    Result<bool> has_tokens() const;
+    // When tokens were used last; an earlier time changes nothing. Not recorded either. On the calling thread.
+    Result<void> note_token_uses(std::span<const TokenUse> uses);
+
     // One round of everything that is due (expiry, purges, sealing), waiting; false when nothing was left to do.
     Result<bool> run_maintenance();
 

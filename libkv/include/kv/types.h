@@ -228,6 +228,21 @@ struct AuditRecord {
     std::uint64_t count = 1;
 };
 
+// A token that the store made. The token itself is shown once, when it is made.
+struct Token {
+    Uuid id;
+    std::string name;
+    std::string user_id;
+    std::vector<Grant> grants;
+    Time created_at;
+    std::string created_by;
+    std::optional<Time> expires_at;
+    std::optional<Time> last_used_at;  // as of a minute ago or less
+};
+
+// SHA-256 of a token.
+using TokenHash = std::array<std::uint8_t, 32>;
+
 enum class EventKind : std::uint8_t {
     created = 1,
     updated = 2,

@@ -23,6 +23,13 @@ Mac blake2b(std::string_view data) {
     return mac;
 }
 
+Mac sha256(std::string_view data) {
+    Mac hash;
+    static_assert(std::tuple_size_v<Mac> == crypto_hash_sha256_BYTES);
+    crypto_hash_sha256(hash.data(), reinterpret_cast<const unsigned char*>(data.data()), data.size());
+    return hash;
+}
+
 Mac blake2b_keyed(std::span<const std::uint8_t, 32> key, std::initializer_list<std::string_view> parts) {
     require_sodium();
     crypto_generichash_state state;

@@ -14,6 +14,8 @@ using Key = std::array<std::uint8_t, 32>;
 
 // BLAKE2b-256 (RFC 7693), unkeyed.
 Mac blake2b(std::string_view data);
+// FIPS 180-4.
+Mac sha256(std::string_view data);
 // Keyed BLAKE2b-256 over the parts one after the other.
 Mac blake2b_keyed(std::span<const std::uint8_t, 32> key, std::initializer_list<std::string_view> parts);
 // BLAKE2b-256 of `data` keyed by a public name of 1 to 32 characters, so that equal data hashed for another purpose gives

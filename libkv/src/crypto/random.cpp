@@ -70,4 +70,14 @@ SecretBytes random_text(const Generate& generate) {
     return text;
 }
 
+SecretBytes random_token() {
+    constexpr std::string_view prefix = "kvt_";
+    constexpr std::uint32_t characters = 43;  // 258 bits
+    const SecretBytes random = random_text({characters, Generate::Alphabet::base64url});
+    SecretBytes token = SecretBytes::of_size(prefix.size() + random.size());
+    std::copy(prefix.begin(), prefix.end(), token.mutable_data());
+    std::copy(random.reveal().begin(), random.reveal().end(), token.mutable_data() + prefix.size());
+    return token;
+}
+
 }  // namespace kv::crypto

@@ -16,5 +16,7 @@ Uuid make_uuid(Time now);
 
 // `generate.length` characters, each drawn evenly from the alphabet (no modulo bias).
 SecretBytes random_text(const Generate& generate);
+// A new token: "kvt_" and 258 random bits.
+SecretBytes random_token();
 
 }  // namespace kv::crypto

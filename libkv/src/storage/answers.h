@@ -34,6 +34,12 @@ public:
     Result<std::vector<SinkRow>> scan_sinks() override {
         return answer([](auto& questions) { return questions.scan_sinks(); });
     }
+    Result<std::vector<TokenRow>> get_tokens(std::span<const Uuid> ids) override {
+        return answer([&](auto& questions) { return questions.get_tokens(ids); });
+    }
+    Result<std::vector<TokenRow>> scan_tokens(const TokenRange& range) override {
+        return answer([&](auto& questions) { return questions.scan_tokens(range); });
+    }
     Result<std::vector<SinkCursorRow>> scan_cursors(const CursorRange& range) override {
         return answer([&](auto& questions) { return questions.scan_cursors(range); });
     }

@@ -183,6 +183,7 @@ void Tables::erase_all(Undo& undo) {
     undo.clear(events_);
     undo.clear(sinks_);
     undo.clear(cursors_);
+    undo.clear(tokens_);
     undo.clear(wraps_);
     undo.clear(meta_);
     erase_audit(UINT64_MAX, undo);
@@ -212,6 +213,7 @@ Result<void> Tables::apply(const Changeset& changes, Undo& undo) {
     for (const StreamId& stream : changes.erase_heads) undo.erase(heads_, stream);
     for (const EventErase& erase : changes.erase_events) erase_events(erase, undo);
     put_sinks(changes, undo);
+    put_tokens(changes, undo);
     return {};
 }
 
@@ -234,6 +236,18 @@ void Tables::put_sinks(const Changeset& changes, Undo& undo) {
             const auto key = (at++)->first;
             undo.erase(cursors_, key);
         }
+    }
+}
+
+void Tables::put_tokens(const Changeset& changes, Undo& undo) {
+    for (const TokenRow& row : changes.tokens) undo.put(tokens_, row.id, row);
+    for (const Uuid& id : changes.erase_tokens) undo.erase(tokens_, id);
+    for (const TokenUse& use : changes.token_uses) {
+        const auto found = tokens_.find(use.id);
+        if (found == tokens_.end() || found->second.last_used_at >= use.at) continue;
+        TokenRow row = found->second;
+        row.last_used_at = use.at;
+        undo.put(tokens_, use.id, std::move(row));
     }
 }
 

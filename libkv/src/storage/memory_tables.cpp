@@ -199,6 +199,22 @@ std::vector<SinkRow> Tables::scan_sinks() const {
     return rows;
 }
 
+std::vector<TokenRow> Tables::get_tokens(std::span<const Uuid> ids) const {
+    std::vector<TokenRow> rows;
+    for (const Uuid& id : ids)
+        if (const auto found = tokens_.find(id); found != tokens_.end()) rows.push_back(found->second);
+    return rows;
+}
+
+std::vector<TokenRow> Tables::scan_tokens(const TokenRange& range) const {
+    std::vector<TokenRow> rows;
+    for (auto at = range.after ? tokens_.upper_bound(*range.after) : tokens_.begin(); at != tokens_.end() && rows.size() < range.limit; ++at) {
+        const TokenRow& row = at->second;
+        if (!range.expired_before || (row.expires_at && *row.expires_at < *range.expired_before)) rows.push_back(row);
+    }
+    return rows;
+}
+
 std::optional<SinkRow> Tables::find_sink(std::string_view name) const {
     const auto found = sinks_.find(std::string(name));
     return found == sinks_.end() ? std::nullopt : std::optional(found->second);

@@ -106,6 +106,8 @@ public:
     std::vector<EventRow> scan_events(const EventRange& range) const;
     std::vector<EventSpan> scan_event_spans(const EventSpanRange& range) const;
     std::vector<SinkRow> scan_sinks() const;
+    std::vector<TokenRow> get_tokens(std::span<const Uuid> ids) const;
+    std::vector<TokenRow> scan_tokens(const TokenRange& range) const;
     std::optional<SinkRow> find_sink(std::string_view name) const;
     std::vector<SinkCursorRow> scan_cursors(const CursorRange& range) const;
     std::vector<Backlog> scan_backlog(const BacklogRange& range) const;
@@ -148,6 +150,7 @@ private:
     void erase_all(Undo& undo);
     void erase_events(const EventErase& erase, Undo& undo);
     void put_sinks(const Changeset& changes, Undo& undo);
+    void put_tokens(const Changeset& changes, Undo& undo);
     void set_entry(EntryPtr entry, Undo& undo);
     void index(const EntryRow& row, Undo& undo);
     void unindex(const EntryRow& row, Undo& undo);
@@ -167,6 +170,7 @@ private:
     std::map<EventKey, EventRow> events_;
     std::map<std::string, SinkRow> sinks_;
     std::map<std::pair<std::string, NamespaceId>, SinkCursorRow> cursors_;
+    std::map<Uuid, TokenRow> tokens_;
     std::map<WrapKey, KeyRow> wraps_;
     std::map<std::string, std::string> meta_;
 };

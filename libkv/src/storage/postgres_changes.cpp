@@ -27,6 +27,10 @@ bool has_entangled_sinks(const Changeset& changes) {
     return !changes.erase_sinks.empty() && !(changes.sinks.empty() && changes.cursors.empty() && changes.erase_cursors.empty());
 }
 
+bool has_entangled_tokens(const Changeset& changes) {
+    return !changes.tokens.empty() + !changes.erase_tokens.empty() + !changes.token_uses.empty() > 1;
+}
+
 // Every part of a statement sees the rows as they were before it, and no row may be changed by two of them. That is how
 // archiving and replacing go together; these do not.
 bool is_entangled(const Changeset& changes) {
@@ -41,7 +45,7 @@ bool is_entangled(const Changeset& changes) {
            meet(changes.erase_namespaces, changes.keys, itself, [](const KeyRow& row) { return row.ns; }) ||
            (!changes.erase_keys.empty() && !changes.keys.empty()) || meet(changes.erase_meta, changes.meta, itself, name) ||
            meet(changes.erase_heads, changes.heads, itself, stream) || (!changes.erase_events.empty() && !changes.events.empty()) ||
-           has_entangled_sinks(changes);
+           has_entangled_sinks(changes) || has_entangled_tokens(changes);
 }
 
 // The same in several, in the order of the members.
@@ -69,6 +73,9 @@ std::vector<Changeset> disentangled(const Changeset& changes) {
     steps[4].cursors = changes.cursors;
     steps[5].erase_cursors = changes.erase_cursors;
     steps[6].erase_sinks = changes.erase_sinks;
+    steps[4].tokens = changes.tokens;
+    steps[5].erase_tokens = changes.erase_tokens;
+    steps[6].token_uses = changes.token_uses;
     return steps;
 }
 
@@ -104,6 +111,9 @@ Statement statement_of(const Changeset& changes) {
     if (!changes.cursors.empty()) put_cursors(statement, changes.cursors);
     if (!changes.erase_cursors.empty()) erase_cursors(statement, changes.erase_cursors);
     if (!changes.erase_sinks.empty()) erase_sinks(statement, changes.erase_sinks);
+    if (!changes.tokens.empty()) put_tokens(statement, changes.tokens);
+    if (!changes.erase_tokens.empty()) erase_tokens(statement, changes.erase_tokens);
+    if (!changes.token_uses.empty()) note_token_uses(statement, changes.token_uses);
     return statement;
 }
 
@@ -122,7 +132,7 @@ Asked asked_of(const Changeset& changes) {
 
 // At once, however much there is: no row is looked at, and none is left behind for vacuum.
 void erase_all(Connection& connection) {
-    connection.run("truncate namespaces, entries, versions, audit, audit_heads, outbox, sinks, sink_cursors, data_keys");
+    connection.run("truncate namespaces, entries, versions, audit, audit_heads, outbox, sinks, sink_cursors, tokens, data_keys");
     connection.run("delete from meta where not starts_with(name, 'storage.')");
 }
 

@@ -67,6 +67,27 @@ std::optional<SinkRow> Questions::lock_sink(std::string_view name) {
     return look();
 }
 
+// ---- tokens ----
+
+std::vector<TokenRow> Questions::get_tokens(std::span<const Uuid> ids) {
+    Params params;
+    params.add_array(ids, [](const Uuid& id) { return id; });
+    return read_all(connection_.run("select " KV_TOKEN_COLUMNS " from tokens where id = any ($1::uuid[])", params), read_token);
+}
+
+std::vector<TokenRow> Questions::scan_tokens(const TokenRange& range) {
+    const Uuid first = range.after.value_or(Uuid{});
+    if (range.expired_before) {
+        return read_all(connection_.run("select " KV_TOKEN_COLUMNS " from tokens where expires_at < $1 and id > $2 order by id limit $3",
+                                        Params(*range.expired_before, first, bound(range.limit))),
+                        read_token);
+    }
+    return read_all(connection_.run("select " KV_TOKEN_COLUMNS " from tokens where id > $1 order by id limit $2", Params(first, bound(range.limit))),
+                    read_token);
+}
+
+// ---- cursors ----
+
 std::vector<SinkCursorRow> Questions::scan_cursors(const CursorRange& range) {
     static constexpr const char* of_namespace =
         "select " KV_CURSOR_COLUMNS " from sink_cursors where namespace_id = $1::uuid and ($2::text is null or sink = $2)"

@@ -31,6 +31,8 @@ public:
     std::vector<EventRow> scan_events(const EventRange& range);
     std::vector<EventSpan> scan_event_spans(const EventSpanRange& range);
     std::vector<SinkRow> scan_sinks();
+    std::vector<TokenRow> get_tokens(std::span<const Uuid> ids);
+    std::vector<TokenRow> scan_tokens(const TokenRange& range);
     std::vector<SinkCursorRow> scan_cursors(const CursorRange& range);
     std::vector<Backlog> scan_backlog(const BacklogRange& range);
     std::vector<EntryRow> scan_due(const DueRange& range);

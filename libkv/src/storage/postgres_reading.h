@@ -49,6 +49,9 @@ inline EventRow read_event(Rows& rows) {
 inline SinkRow read_sink(Rows& rows) {
     return read_row<SinkRow>(rows, [](auto& row, auto&& io) { exchange_sink(row, io); });
 }
+inline TokenRow read_token(Rows& rows) {
+    return read_row<TokenRow>(rows, [](auto& row, auto&& io) { exchange_token(row, io); });
+}
 inline SinkCursorRow read_cursor(Rows& rows) {
     return read_row<SinkCursorRow>(rows, [](auto& row, auto&& io) { exchange_cursor(row, io); });
 }

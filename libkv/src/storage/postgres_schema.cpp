@@ -6,7 +6,7 @@
 namespace kv::postgres {
 namespace {
 
-constexpr std::int64_t schema_version = 2;
+constexpr std::int64_t schema_version = 3;
 constexpr std::chrono::seconds migration_patience{300};
 
 // Values stand last and are never compressed: what is sealed cannot be, and a copy to the versions costs nothing more.
@@ -219,8 +219,40 @@ $$;
 update meta set value = '2' where name = 'storage.schema_version';
 )sql";
 
+constexpr const char* tokens_sql = R"sql(
+create table tokens (
+    id uuid primary key,               -- a part of the hash
+    hash bytea not null,               -- SHA-256 of the token, which is kept nowhere
+    name text not null,
+    user_id text not null,
+    grants text not null,              -- JSON
+    created_at timestamptz not null,
+    created_by text not null,
+    expires_at timestamptz,
+    last_used_at timestamptz,
+    mac bytea not null                 -- over everything but last_used_at
+) with (fillfactor = 80);
+create index tokens_by_expiry on tokens (expires_at) where expires_at is not null;
+
+do $$
+declare
+    held record;
+begin
+    for held in
+        select a.grantee::regrole as role, a.privilege_type as privilege from pg_class c, aclexplode(c.relacl) a
+        where c.oid = 'outbox'::regclass and a.grantee not in (0, c.relowner)
+        and a.privilege_type in ('SELECT', 'INSERT', 'UPDATE', 'DELETE')
+    loop
+        execute format('grant %s on tokens to %s', held.privilege, held.role);
+    end loop;
+end
+$$;
+
+update meta set value = '3' where name = 'storage.schema_version';
+)sql";
+
 // From each version to the next, the first from nothing. A step is never edited once it has been released.
-constexpr const char* steps[] = {tables_sql, sinks_sql};
+constexpr const char* steps[] = {tables_sql, sinks_sql, tokens_sql};
 static_assert(std::size(steps) == schema_version);
 
 // This month's and the next two years'. A month whose rows lie in audit_other already stays there.
@@ -364,7 +396,7 @@ std::string schema_sql(std::string_view role, AuditRemoval removal) {
     quoted += '"';
     std::string sql = "begin;\nset local client_min_messages = warning;\n" + migration_sql() + months_sql +
                       "\n-- What the role that serves it needs.\n"
-                      "grant select, insert, update, delete on meta, namespaces, entries, versions, audit_heads, outbox, sinks, sink_cursors, data_keys to " +
+                      "grant select, insert, update, delete on meta, namespaces, entries, versions, audit_heads, outbox, sinks, sink_cursors, tokens, data_keys to " +
                       quoted + ";\ngrant select, insert on audit to " + quoted + ";\ngrant usage on sequence audit_position to " +
                       quoted + ";\n";
     if (removal == AuditRemoval::allowed) {

@@ -284,4 +284,21 @@ void erase_sinks(Statement& statement, const std::vector<std::string>& names) {
     statement.add_part("erased_cursors_of_sinks", "delete from sink_cursors c using " + given + " where c.sink = x.name");
 }
 
+void put_tokens(Statement& statement, const std::vector<TokenRow>& rows) {
+    const std::string given = unnest(statement, rows, [](const auto& row, auto&& io) { exchange_token(row, io); });
+    statement.add_part("put_tokens", "insert into tokens (" KV_TOKEN_COLUMNS ") select * from " + given + " on conflict (id) do update set " +
+                                         set_excluded(KV_TOKEN_COLUMNS));
+}
+
+void erase_tokens(Statement& statement, const std::vector<Uuid>& ids) {
+    const std::string given = unnest_ids(statement, ids);
+    statement.add_part("erased_tokens", "delete from tokens t using " + given + " x(id) where t.id = x.id");
+}
+
+void note_token_uses(Statement& statement, const std::vector<TokenUse>& uses) {
+    const std::string given = unnest(statement, uses, [](const auto& use, auto&& io) { io(use.id, use.at); });
+    statement.add_part("used_tokens", "update tokens t set last_used_at = x.at from " + given +
+                                          " x(id, at) where t.id = x.id and (t.last_used_at is null or t.last_used_at < x.at)");
+}
+
 }  // namespace kv::postgres

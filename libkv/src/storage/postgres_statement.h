@@ -43,5 +43,8 @@ void put_sinks(Statement& statement, const std::vector<SinkRow>& rows);
 void put_cursors(Statement& statement, const std::vector<SinkCursorRow>& rows);
 void erase_cursors(Statement& statement, const std::vector<CursorErase>& erases);
 void erase_sinks(Statement& statement, const std::vector<std::string>& names);
+void put_tokens(Statement& statement, const std::vector<TokenRow>& rows);
+void erase_tokens(Statement& statement, const std::vector<Uuid>& ids);
+void note_token_uses(Statement& statement, const std::vector<TokenUse>& uses);
 
 }  // namespace kv::postgres

@@ -20,6 +20,7 @@
 #define KV_EVENT_COLUMNS "namespace_id, revision, entry_id, key_path, kind, version, at, user_id"
 #define KV_SINK_COLUMNS "name, registered_at, owner, owned_until, owners"
 #define KV_CURSOR_COLUMNS "sink, namespace_id, application_id, revision"
+#define KV_TOKEN_COLUMNS "id, hash, name, user_id, grants, created_at, created_by, expires_at, last_used_at, mac"
 #define KV_HEAD_COLUMNS "stream, sequence, mac, closed"
 #define KV_KEY_COLUMNS                                                                                                \
     "purpose, namespace_id, generation, application_id, created_at, wrap_key_id, wrap, second_wrap_key_id, "         \
@@ -96,6 +97,11 @@ void exchange_sink(Row& row, Io&& io) {
 template <class Row, class Io>
 void exchange_cursor(Row& row, Io&& io) {
     io(row.sink, row.ns, row.application_id, row.revision);
+}
+
+template <class Row, class Io>
+void exchange_token(Row& row, Io&& io) {
+    io(row.id, row.hash, row.name, row.user_id, row.grants, row.created_at, row.created_by, row.expires_at, row.last_used_at, row.mac);
 }
 
 template <class Row, class Io>

@@ -238,6 +238,17 @@ void change_sinks(Connection& connection, const Changeset& changes) {
     }
 }
 
+void change_tokens(Connection& connection, const Changeset& changes) {
+    for (const TokenRow& row : changes.tokens) {
+        run_with(connection, "insert or replace into tokens (" KV_TOKEN_COLUMNS ") values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", row,
+                 [](const auto& fields, auto&& io) { exchange_token(fields, io); });
+    }
+    for (const Uuid& id : changes.erase_tokens) connection.run("delete from tokens where id = ?1", id).finish();
+    for (const TokenUse& use : changes.token_uses) {
+        connection.run("update tokens set last_used_at = ?2 where id = ?1 and coalesce(last_used_at, ?3) < ?2", use.id, use.at, INT64_MIN).finish();
+    }
+}
+
 // The old rows go after the new ones came: an empty table would count its positions from 1 again.
 void change_audit(Connection& connection, const Changeset& changes) {
     const bool erases = changes.erase_audit_to > 0;
@@ -250,7 +261,7 @@ void change_audit(Connection& connection, const Changeset& changes) {
 void erase_all(Connection& connection) {
     for (const char* sql : {"delete from namespaces", "delete from entries", "delete from versions", "delete from audit",
                             "delete from audit_heads", "delete from outbox", "delete from sinks", "delete from sink_cursors",
-                            "delete from data_keys",
+                            "delete from tokens", "delete from data_keys",
                             "delete from meta where substr(name, 1, 8) <> 'storage.'"}) {
         connection.run(sql).finish();
     }
@@ -285,6 +296,7 @@ Result<void> apply(Connection& connection, const Changeset& changes, const RowId
         connection.run("delete from outbox where namespace_id = ?1 and revision <= ?2", erase.ns, bound(erase.to)).finish();
     }
     change_sinks(connection, changes);
+    change_tokens(connection, changes);
     return {};
 }
 

@@ -75,6 +75,29 @@ std::optional<SinkRow> Questions::find_sink(std::string_view name) {
     return read_sink(run);
 }
 
+// ---- tokens ----
+
+std::vector<TokenRow> Questions::get_tokens(std::span<const Uuid> ids) {
+    std::vector<TokenRow> rows;
+    for (const Uuid& id : ids) {
+        Run run = connection_.run("select " KV_TOKEN_COLUMNS " from tokens where id = ?1", id);
+        read_all(run, rows, read_token);
+    }
+    return rows;
+}
+
+std::vector<TokenRow> Questions::scan_tokens(const TokenRange& range) {
+    if (range.expired_before) {
+        return read_all(connection_.run("select " KV_TOKEN_COLUMNS " from tokens where expires_at < ?1 and id > coalesce(?2, x'')"
+                                        " order by id limit ?3",
+                                        *range.expired_before, range.after, bound(range.limit)),
+                        read_token);
+    }
+    return read_all(connection_.run("select " KV_TOKEN_COLUMNS " from tokens where id > coalesce(?1, x'') order by id limit ?2", range.after,
+                                    bound(range.limit)),
+                    read_token);
+}
+
 // Without the rows that somebody made unreadable: no page could begin behind one.
 #define KV_CURSORS "select " KV_CURSOR_COLUMNS " from sink_cursors where length(namespace_id) = 16 and "
 

@@ -35,6 +35,21 @@ create table sink_cursors (
 ) strict, without rowid;
 create index sink_cursors_by_namespace on sink_cursors (namespace_id, sink);
 )sql"},
+    {3, R"sql(
+create table tokens (
+    id blob not null primary key,     -- a part of the hash
+    hash blob not null,               -- SHA-256 of the token, which is kept nowhere
+    name text not null,
+    user_id text not null,
+    grants text not null,             -- JSON
+    created_at integer not null,
+    created_by text not null,
+    expires_at integer,
+    last_used_at integer,
+    mac blob not null                 -- over everything but last_used_at
+) strict, without rowid;
+create index tokens_by_expiry on tokens (expires_at) where expires_at is not null;
+)sql"},
 };
 
 // Through SQLite, so that what is still in the WAL is in it too, and under another name until it is whole.

@@ -43,6 +43,8 @@ public:
     std::vector<EventRow> scan_events(const EventRange& range);
     std::vector<EventSpan> scan_event_spans(const EventSpanRange& range);
     std::vector<SinkRow> scan_sinks();
+    std::vector<TokenRow> get_tokens(std::span<const Uuid> ids);
+    std::vector<TokenRow> scan_tokens(const TokenRange& range);
     std::optional<SinkRow> find_sink(std::string_view name);
     std::vector<SinkCursorRow> scan_cursors(const CursorRange& range);
     std::vector<Backlog> scan_backlog(const BacklogRange& range);

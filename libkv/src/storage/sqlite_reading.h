@@ -48,6 +48,9 @@ inline EventRow read_event(Run& run) {
 inline SinkRow read_sink(Run& run) {
     return read_row<SinkRow>(run, [](auto& row, auto&& io) { exchange_sink(row, io); });
 }
+inline TokenRow read_token(Run& run) {
+    return read_row<TokenRow>(run, [](auto& row, auto&& io) { exchange_token(row, io); });
+}
 inline SinkCursorRow read_cursor(Run& run) {
     return read_row<SinkCursorRow>(run, [](auto& row, auto&& io) { exchange_cursor(row, io); });
 }

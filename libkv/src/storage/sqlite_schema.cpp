@@ -5,7 +5,7 @@
 namespace kv::sqlite {
 namespace {
 
-constexpr std::int64_t schema_version = 3;
+constexpr std::int64_t schema_version = 4;
 constexpr std::int64_t application_id = 0x6b764b56;  // "kvKV"
 
 // Ids are the 16 bytes of a UUID: lower(hex(id)) shows them. Times are microseconds since 1970 in UTC:
@@ -162,6 +162,20 @@ create table sink_cursors (
 ) strict, without rowid;
 create index sink_cursors_by_namespace on sink_cursors (namespace_id, sink);
 
+create table tokens (
+    id blob not null primary key,     -- a part of the hash
+    hash blob not null,               -- SHA-256 of the token, which is kept nowhere
+    name text not null,
+    user_id text not null,
+    grants text not null,             -- JSON
+    created_at integer not null,
+    created_by text not null,
+    expires_at integer,
+    last_used_at integer,
+    mac blob not null                 -- over everything but last_used_at
+) strict, without rowid;
+create index tokens_by_expiry on tokens (expires_at) where expires_at is not null;
+
 create table data_keys (
     purpose integer not null,         -- 1 canary, 2 audit, 3 row mac, 4 token, 5 cursor, 6 data of a namespace
     namespace_id blob not null,
@@ -176,9 +190,9 @@ create table data_keys (
     primary key (purpose, namespace_id, generation)
 ) strict, without rowid;
 
-insert into meta (name, value) values ('storage.schema_version', '3');
+insert into meta (name, value) values ('storage.schema_version', '4');
 pragma application_id = 0x6b764b56;
-pragma user_version = 3;
+pragma user_version = 4;
 )sql";
 
 Error foreign() { return {Errc::integrity, "the file is a database of another program"}; }
