@@ -44,7 +44,7 @@ only_in '<(boost|spdlog|fmt|prometheus|CLI)/.*>' 'kvd/.*' 'only the daemon knows
 only_in '<curl/curl\.h>' 'kvd/auth/fetcher\.cpp' 'only the fetcher knows libcurl'
 only_in '<cjose/cjose\.h>' 'kvd/auth/jwks\.cpp' 'only the keys of JWTs know libcjose'
 
-rules='operation|plan|plan_[a-z_]+|overlay|authorize|value|validate|text|bytes|grants_json'
+rules='operation|plan|plan_[a-z_]+|overlay|authorize|value|validate|text|bytes|grants_json|tokens'
 allow "libkv/src/(operation\.|plan|authorize|overlay)[^/]*" \
     "$std|\"kv/(types|request|storage|result|clock|options|secret|export)\.h\"|\"($rules)\.h\"|\"json/json\.h\"" \
     'the rules are pure: no queue, no keys, no store'

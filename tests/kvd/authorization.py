@@ -11,7 +11,8 @@ PERMISSIONS = ["kv-namespace:read", "kv-namespace:write", "kv-namespace:delete",
 ROUTES = json.loads(run("routes").stdout)
 
 # How a plain request of each operation looks: the path below the base, and the body. {ns} is a namespace that holds the key "k" with
-# two versions, {gone} one that was deleted.
+# two versions, {gone} one that was deleted, {token} a
+# token.
 REQUESTS = {
     "namespace.list": ("/namespaces", None),
     "namespace.create": ("/namespaces", {"name": "created", "applicationId": "app"}),
@@ -33,6 +34,9 @@ REQUESTS = {
     "entry.rollback": ("/{ns}/entries/k/rollback", {}),
     "audit.list": ("/audit", None),
     "entry.export": ("/{ns}/export", None),
+    "token.list": ("/tokens", None),
+    "token.create": ("/tokens", {"name": "made", "userId": "made", "grants": [grant("kv-token:admin", application="app")]}),
+    "token.revoke": ("/tokens/{token}", None),
     "document.openapi": ("/openapi.json", None),
     "document.viewer": ("/swagger-ui", None),
     "document.viewerFile": ("/swagger-ui/index.html", None),
@@ -43,7 +47,7 @@ REQUESTS = {
     "admin.forget-master-key": ("/admin/forget-master-key", {"keyId": "0123456789abcdef"}),
 }
 # These look at many namespaces: whoever holds their permission somewhere sees what it covers.
-COLLECTIONS = {"namespace.list", "audit.list"}
+COLLECTIONS = {"namespace.list", "audit.list", "token.list"}
 # These are about the store as a whole: whoever may not is told so, there being nothing to hide.
 WHOLE_STORE = {"admin.verify", "admin.job", "admin.backup", "admin.forget-master-key"}
 # What a plain request of these answers to whoever may: there is no such master key.
@@ -101,7 +105,8 @@ class Matrix(ApiTestCase):
         for value in ("one", "two"):
             self.put(ns, "k", value)
         self.call("DELETE", "/namespaces/" + gone["id"], status=204)
-        return {"ns": ns["id"], "gone": gone["id"], "secret": secret["id"], "job": self.job}
+        token = self.call("POST", "/tokens", REQUESTS["token.create"][1], status=201).json()
+        return {"ns": ns["id"], "gone": gone["id"], "secret": secret["id"], "job": self.job, "token": token["id"]}
 
     def state(self, scene):
         """All that a request could have changed."""
@@ -109,7 +114,8 @@ class Matrix(ApiTestCase):
         versions = self.call("GET", f"/{scene['ns']}/entries/k/versions").json()
         deleted = [ns["id"] for ns in self.call("GET", "/namespaces?deleted=true").json()["items"]]
         names = [ns["name"] for ns in self.call("GET", "/namespaces?applicationId=app").json()["items"]]
-        return listed, versions, self.call("GET", "/namespaces/" + scene["ns"]).json(), scene["gone"] in deleted, names
+        tokens = {token["id"]: token["grants"] for token in self.call("GET", "/tokens").json()["items"]}
+        return listed, versions, tokens, self.call("GET", "/namespaces/" + scene["ns"]).json(), scene["gone"] in deleted, names
 
     def each(self):
         """(route, method, path pattern, body) of the whole table."""
@@ -209,7 +215,7 @@ class Matrix(ApiTestCase):
 
     def test_grants_elsewhere_find_no_namespace_here(self):
         for token in ("all-elsewhere", "all-next-door", "all-of-one-name-elsewhere"):
-            self.check_refused(404, token, allowed={"namespace.create", *COLLECTIONS, *WHOLE_STORE})
+            self.check_refused(404, token, allowed={"namespace.create", "token.create", *COLLECTIONS, *WHOLE_STORE})
             scene = self.scene()
             # A namespace may be made only where the grant reaches.
             self.call("POST", "/namespaces", {"name": "made", "applicationId": "app"}, token=token, code="permission-denied")

@@ -190,7 +190,7 @@ class Refusals(BackupCase):
         self.assert_only(*self.there)
 
     def test_a_newer_format_and_a_newer_schema_are_left_alone(self):
-        self.write("newer.kvb", self.bytes.replace(b"kv-backup 1\n", b"kv-backup 2\n", 1))
+        self.write("newer.kvb", self.bytes.replace(b"kv-backup 2\n", b"kv-backup 3\n", 1))
         self.restore("newer.kvb", code=EXIT_CONFIG, says="newer version")
         storages.make_newer(self.storage("kv.db"))
         self.assertIn("newer", self.backup("c.kvb", code=EXIT_CONFIG))

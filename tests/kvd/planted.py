@@ -561,7 +561,7 @@ class Keys(Place):
 
     def become_schema_1(self):
         with contextlib.closing(storages.connect(self.kvd.storage)) as db:
-            db.executescript("drop table sinks; drop table sink_cursors; alter table namespaces drop column version_base; alter table audit drop column revision; update meta set value = '1' where name = 'storage.schema_version'; pragma user_version = 1;")
+            db.executescript("drop table sinks; drop table sink_cursors; drop table tokens; alter table namespaces drop column version_base; alter table audit drop column revision; update meta set value = '1' where name = 'storage.schema_version'; pragma user_version = 1;")
 
 
 if __name__ == "__main__":

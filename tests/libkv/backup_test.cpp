@@ -51,6 +51,10 @@ auto members(const AuditRow& row) {
     auto& [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p, q, r] = row.record;
     return std::tie(a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p, q, r, row.mac);
 }
+auto members(const TokenRow& row) {
+    auto& [a, b, c, d, e, f, g, h, i, j] = row;
+    return std::tie(a, b, c, d, e, f, g, h, i, j);
+}
 auto members(const AuditHead& row) { return std::tie(row.stream, row.sequence, row.mac, row.state); }
 
 template <class Row>
@@ -68,6 +72,7 @@ struct Tables {
     std::vector<EventRow> events;
     std::vector<AuditRow> audit;
     std::vector<AuditHead> heads;
+    std::vector<TokenRow> tokens;
 };
 
 Tables read_tables(Storage& storage) {
@@ -87,6 +92,7 @@ Tables read_tables(Storage& storage) {
     audit.limit = audit.walk = all;
     tables.audit = storage.scan_audit(audit).value().rows;
     tables.heads = storage.walk_audit_heads({.limit = all}).value();
+    tables.tokens = storage.scan_tokens({.limit = all}).value();
     return tables;
 }
 
@@ -118,6 +124,7 @@ void check_same(Tables left, Tables right) {
     CHECK(same(left.events, right.events));
     CHECK(same(left.audit, right.audit));
     CHECK(same(left.heads, right.heads));
+    CHECK(same(left.tokens, right.tokens));
 }
 
 Uuid id_of(std::uint8_t n) {
@@ -152,6 +159,8 @@ Changeset strange_rows() {
                   true, "reason", 62, 63, 64};
     row.mac = mac_of(7);
     changes.audit.push_back(row);
+    changes.tokens.push_back({id_of(4), mac_of(5), "name\n", "user", "no grants", at(71), "cb", at(72), at(-73), mac_of(6)});
+    changes.tokens.push_back({id_of(5), mac_of(1), "", "", "[]", at(0), "", {}, {}, mac_of(0)});
     changes.heads.push_back({{id_of(3), 0, {}, HeadState::open}, {id_of(3), 1, mac_of(7), HeadState::closed}});
     return changes;
 }
@@ -197,7 +206,7 @@ TEST_CASE("a backup brings back every row of every table, into any storage") {
     check_same(read_tables(*file), read_tables(*back));
 
     const Tables tables = read_tables(*kv.storage);
-    CHECK(info->format == 1);
+    CHECK(info->format == 2);
     CHECK(info->key_ids == std::vector<std::string>{master_key_id(fixed_key())});
     CHECK(info->namespaces == tables.namespaces.size());
     CHECK(info->plain_namespaces == 3);  // "plain", "bare", and the strange one, which is being sealed
@@ -404,12 +413,12 @@ TEST_CASE("a newer format and rows of an unknown kind ask for a newer version") 
     const std::string bytes = take_backup(*kv.storage);
     const auto target = make_memory_storage(kv.clock);
     std::string newer = bytes;
-    newer.replace(0, backup::magic.size() + 1, "kv-backup 2");
+    newer.replace(0, backup::magic.size() + 1, "kv-backup 3");
     CHECK(restore(newer, *target) == Errc::newer_schema);
     newer.replace(0, backup::magic.size() + 1, "kv-backup 17");
     CHECK(restore(newer, *target) == Errc::newer_schema);
     const std::size_t last_table = chunk_places(bytes).size() - 3;
-    CHECK(restore(forge(bytes, last_table, [](std::string& chunk) { chunk[0] = 9; }), *target) == Errc::newer_schema);
+    CHECK(restore(forge(bytes, last_table, [](std::string& chunk) { chunk[0] = 10; }), *target) == Errc::newer_schema);
     CHECK(is_worthless(*target, kv.clock));
     CHECK(restore("SQLite format 3", *make_memory_storage(kv.clock)) == Errc::integrity);
 }

@@ -151,6 +151,9 @@ inline auto tie(const KeyRow& r) {
 }
 inline auto tie(const SinkRow& r) { return std::tie(r.name, r.registered_at, r.owner, r.owned_until, r.owners); }
 inline auto tie(const SinkCursorRow& r) { return std::tie(r.sink, r.ns, r.application_id, r.revision); }
+inline auto tie(const TokenRow& r) {
+    return std::tie(r.id, r.hash, r.name, r.user_id, r.grants, r.created_at, r.created_by, r.expires_at, r.last_used_at, r.mac);
+}
 inline auto tie(const AuditHead& r) { return std::tie(r.stream, r.sequence, r.mac, r.state); }
 
 template <class Row>

@@ -143,6 +143,75 @@ TEST_CASE_TEMPLATE("events are erased up to a revision, also those that the same
     CHECK(all() == "1:5 2:1 2:2 2:3 2:4 ");
 }
 
+// ---- tokens ----
+
+TokenRow make_token(std::uint8_t number, std::optional<Time> expires_at = {}) {
+    TokenRow row;
+    row.id.bytes[0] = number;
+    row.hash.fill(number);
+    row.name = "name " + std::to_string(number);
+    row.user_id = "user\xc3\xa9";
+    row.grants = "[]";
+    row.created_at = at(number);
+    row.created_by = "maker";
+    row.expires_at = expires_at;
+    row.mac.fill(static_cast<std::uint8_t>(number + 1));
+    return row;
+}
+
+TEST_CASE_TEMPLATE("tokens come back as they were put, by id and in pages, are replaced, used and erased", Backend, KV_BACKENDS) {
+    Fixture<Backend> kv;
+    CHECK(kv.storage->scan_tokens({}).value().empty());
+    TokenRow full = make_token(2, Time(std::chrono::microseconds(1'700'000'000'123'456)));
+    full.last_used_at = at(-5);
+    Changeset changes;
+    changes.tokens = {make_token(3, at(10)), full, make_token(1), make_token(200, at(20))};
+    kv.put(changes);
+    const auto ids = [&](const TokenRange& range) {
+        std::string text;
+        for (const TokenRow& row : taken(kv.storage->scan_tokens(range))) text += std::to_string(row.id.bytes[0]) + " ";
+        return text;
+    };
+    CHECK(ids({}) == "1 2 3 200 ");
+    CHECK(ids({.limit = 2}) == "1 2 ");
+    CHECK(ids({.after = full.id}) == "3 200 ");
+    CHECK(ids({.expired_before = at(20)}) == "3 ");
+    CHECK(ids({.expired_before = at(21)}) == "3 200 ");
+    CHECK(ids({.after = make_token(3).id, .expired_before = at(21)}) == "200 ");
+    CHECK(same(kv.storage->scan_tokens({}).value().at(1), full));
+    const std::vector<Uuid> asked = {make_token(3).id, make_token(77).id, full.id};
+    const auto found = taken(kv.storage->get_tokens(asked));
+    CHECK(found.size() == 2);
+    for (const TokenRow& row : found) CHECK(same(row, row.id == full.id ? full : make_token(3, at(10))));
+    CHECK(kv.storage->get_tokens({}).value().empty());
+
+    changes = {};
+    changes.token_uses = {{full.id, at(40)}, {make_token(1).id, at(41)}, {make_token(77).id, at(42)}};
+    kv.put(changes);
+    changes.token_uses = {{full.id, at(39)}};
+    kv.put(changes);
+    full.last_used_at = at(40);
+    CHECK(same(kv.storage->scan_tokens({}).value().at(1), full));
+    CHECK(kv.storage->scan_tokens({}).value().at(0).last_used_at == at(41));
+    CHECK(kv.storage->scan_tokens({}).value().size() == 4);
+
+    // All at once, in the order of the members.
+    changes = {};
+    changes.tokens = {make_token(2), make_token(9)};
+    changes.erase_tokens = {make_token(1).id, make_token(77).id, make_token(9).id};
+    changes.token_uses = {{full.id, at(50)}};
+    kv.put(changes);
+    CHECK(ids({}) == "2 3 200 ");
+    full = make_token(2);
+    full.last_used_at = at(50);
+    CHECK(same(kv.storage->scan_tokens({}).value().at(0), full));
+
+    changes = {};
+    changes.erase_all = true;
+    kv.put(changes);
+    CHECK(ids({}).empty());
+}
+
 // ---- sinks and their cursors ----
 
 TEST_CASE_TEMPLATE("a sink comes back with every member as it was put, and is replaced by name", Backend, KV_BACKENDS) {

@@ -66,11 +66,11 @@ TEST_CASE("a database of schema 1 is migrated, and has its rows and the tables o
     reading.read_only = true;
     const auto older = open_postgres_storage(reading);
     REQUIRE(older == Errc::unsupported);
-    CHECK(older.error().message == "the database has schema 1, older than 2 of this library: opening it for writing migrates it");
+    CHECK(older.error().message == "the database has schema 1, older than 3 of this library: opening it for writing migrates it");
     CHECK(database.version() == "1");
 
     auto storage = open_postgres_storage(database.options()).value();
-    CHECK(database.version() == "2");
+    CHECK(database.version() == "3");
     CHECK(storage->walk_entries({}).value().size() == 4);
     CHECK(storage->walk_versions({}).value().size() == 4);
     CHECK(storage->walk_events({}).value().size() == 8);
@@ -87,7 +87,7 @@ TEST_CASE("a database of schema 1 is migrated, and has its rows and the tables o
     CHECK(use_sinks(*storage));
 
     Postgres fresh;
-    CHECK(migrate_postgres(fresh.options()).value() == 2);
+    CHECK(migrate_postgres(fresh.options()).value() == 3);
     CHECK(tables_of(database) == tables_of(fresh));
 
     Options options;
@@ -104,10 +104,10 @@ TEST_CASE("a role that may make no tables serves a schema that somebody else mig
     Role role(database);
     const auto refused = open_postgres_storage(role.options());
     REQUIRE(refused == Errc::unsupported);
-    CHECK(refused.error().message == "the database has schema 1, older than 2 of this library, and its role may not migrate it:"
+    CHECK(refused.error().message == "the database has schema 1, older than 3 of this library, and its role may not migrate it:"
                                      " an administrator can, by what kvd migrate --print gives");
     CHECK(database.version() == "1");
-    CHECK(migrate_postgres(database.options()).value() == 2);
+    CHECK(migrate_postgres(database.options()).value() == 3);
     auto storage = open_postgres_storage(role.options()).value();
     CHECK(use_sinks(*storage));
     storage.reset();
@@ -117,9 +117,9 @@ TEST_CASE("what an administrator runs migrates too, and may be run again") {
     OldDatabase database;
     Role role(database);
     database.sql.run(postgres_schema_sql(role.name));
-    CHECK(database.version() == "2");
+    CHECK(database.version() == "3");
     database.sql.run(postgres_schema_sql(role.name));
-    CHECK(database.version() == "2");
+    CHECK(database.version() == "3");
     auto storage = open_postgres_storage(role.options()).value();
     CHECK(use_sinks(*storage));
     CHECK(storage->walk_entries({}).value().size() == 4);

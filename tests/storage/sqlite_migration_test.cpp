@@ -69,8 +69,8 @@ TEST_CASE("a database of schema 1 is copied, migrated, and migrated once") {
     OldFolder folder;
     const std::string before = rows_of(folder.database);
     folder.open().reset();
-    CHECK(folder.version() == "3 ");
-    CHECK(Shell(folder.database).run("select value from meta where name = 'storage.schema_version'") == "3 ");
+    CHECK(folder.version() == "4 ");
+    CHECK(Shell(folder.database).run("select value from meta where name = 'storage.schema_version'") == "4 ");
     CHECK(Shell(folder.database).run("pragma integrity_check") == "ok ");
     CHECK(Shell(folder.database).run("pragma auto_vacuum") == "2 ");
     CHECK(Shell(folder.database).run("select count(*) from audit where revision is not null") == "0 ");
@@ -95,18 +95,34 @@ TEST_CASE("a database of schema 1 is copied, migrated, and migrated once") {
 TEST_CASE("a migrated database is made as a new one is") {
     Folder fresh;
     fresh.open().reset();
-    for (const int schema : {1, 2}) {
+    for (const int schema : {1, 2, 3}) {
         OldFolder old(schema);
         old.open().reset();
         CHECK(tables_of(old.database) == tables_of(fresh.database));
     }
 }
 
+TEST_CASE("a database of schema 3 comes to know tokens, and keeps what it has") {
+    OldFolder folder(3);
+    const std::string before = rows_of(folder.database);
+    auto storage = folder.open();
+    CHECK(folder.version() == "4 ");
+    CHECK(rows_of(folder.copy()) == before);
+    CHECK(storage->scan_sinks().value().size() == 1);
+    CHECK(storage->scan_tokens({}).value().empty());
+    CHECK(storage->write([](StorageWriter& writer) {
+        Changeset changes;
+        changes.tokens.emplace_back();
+        return writer.apply(changes);
+    }));
+    CHECK(storage->scan_tokens({}).value().size() == 1);
+}
+
 TEST_CASE("a database of schema 2 comes to know sinks, and keeps what it has") {
     OldFolder folder(2);
     const std::string before = rows_of(folder.database);
     auto storage = folder.open();
-    CHECK(folder.version() == "3 ");
+    CHECK(folder.version() == "4 ");
     CHECK(rows_of(folder.copy()) == before);
     CHECK(Shell(folder.copy()).run("pragma user_version") == "2 ");
 
@@ -187,7 +203,7 @@ TEST_CASE("a full disk leaves an old database as it is, and room later migrates 
         vfs.fault = [&](Op op, bool) { return op == Op::write && calls++ >= failing_call ? SQLITE_FULL : SQLITE_OK; };
         const auto refused = folder.try_open(FaultVfs::name());
         vfs.fault = {};
-        migrated = folder.version() == "3 ";
+        migrated = folder.version() == "4 ";
         if (migrated) break;
         REQUIRE(refused == Errc::storage_full);
         CHECK(rows_of(folder.database) == before);
@@ -223,7 +239,7 @@ TEST_CASE("a migration that is interrupted anywhere begins again") {
             if (file.path().extension() != ".db-shm") fs::copy(file.path(), restarted.path / file.path().filename());
         }
         restarted.open().reset();
-        CHECK(restarted.version() == "3 ");
+        CHECK(restarted.version() == "4 ");
         CHECK(rows_of(restarted.copy()) == before);
         CHECK(Shell(restarted.database).run("pragma integrity_check") == "ok ");
         CHECK(Shell(restarted.database).run("select count(*) from audit") == "24 ");
