@@ -465,11 +465,11 @@ TEST_CASE("a newer schema, another program's, and none at all are told apart") {
     PostgresOptions reading = database.options();
     reading.read_only = true;
     CHECK(open_postgres_storage(reading) == Errc::not_found);
-    CHECK(migrate_postgres(database.options()).value() == 2);
-    CHECK(migrate_postgres(database.options()).value() == 2);
+    CHECK(migrate_postgres(database.options()).value() == 3);
+    CHECK(migrate_postgres(database.options()).value() == 3);
     auto storage = open_postgres_storage(reading).value();
     CHECK(storage->write([](StorageWriter&) -> Result<void> { return {}; }) == Errc::unsupported);
-    database.sql.run("update meta set value = '3' where name = 'storage.schema_version'");
+    database.sql.run("update meta set value = '4' where name = 'storage.schema_version'");
     CHECK(open_postgres_storage(database.options()) == Errc::newer_schema);
     CHECK(open_postgres_storage(reading) == Errc::newer_schema);
     CHECK(migrate_postgres(database.options()) == Errc::newer_schema);

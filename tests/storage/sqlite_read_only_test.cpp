@@ -129,13 +129,13 @@ TEST_CASE("reading a database that is not there makes none") {
 TEST_CASE("another schema or another program's database is not read") {
     Folder folder;
     folder.open().reset();
-    Shell(folder.database).run("pragma user_version = 4");
+    Shell(folder.database).run("pragma user_version = 5");
     CHECK(try_read(folder) == Errc::newer_schema);
     Shell(folder.database).run("pragma user_version = 1");
     const auto older = try_read(folder);
     REQUIRE(older == Errc::unsupported);
     CHECK(older.error().message ==
-          "the database has schema 1, older than 3 of this library: opening it for writing migrates it");
+          "the database has schema 1, older than 4 of this library: opening it for writing migrates it");
     Shell(folder.database).run("pragma application_id = 7");
     CHECK(try_read(folder) == Errc::integrity);
 }

@@ -129,12 +129,12 @@ TEST_CASE("the database is in WAL mode, vacuums step by step, and says whose it 
     Shell shell(folder.database);
     CHECK(shell.run("pragma journal_mode") == "wal ");
     CHECK(shell.run("pragma auto_vacuum") == "2 ");
-    CHECK(shell.run("pragma user_version") == "3 ");
+    CHECK(shell.run("pragma user_version") == "4 ");
     CHECK(shell.run("pragma application_id") == "1802914646 ");
-    CHECK(shell.run("select value from meta") == "3 ");
+    CHECK(shell.run("select value from meta") == "4 ");
     CHECK(shell.run("pragma integrity_check") == "ok ");
     CHECK(shell.run("select name from sqlite_schema where type = 'table' order by name") ==
-          "audit audit_heads data_keys entries meta namespaces outbox sink_cursors sinks versions ");
+          "audit audit_heads data_keys entries meta namespaces outbox sink_cursors sinks tokens versions ");
 }
 
 TEST_CASE("people can read the tables, and bytes are blobs in them") {
@@ -205,11 +205,11 @@ TEST_CASE("another program's database is refused and not touched") {
 TEST_CASE("a newer schema is refused before anything is written") {
     Folder folder;
     folder.open().reset();
-    Shell(folder.database).run("pragma user_version = 4; pragma journal_mode = delete");
+    Shell(folder.database).run("pragma user_version = 5; pragma journal_mode = delete");
     const std::string before = folder.bytes();
     const auto opened = folder.try_open(folder.database);
     REQUIRE(opened == Errc::newer_schema);
-    CHECK(opened.error().message == "the database has schema 4, newer than 3 of this library");
+    CHECK(opened.error().message == "the database has schema 5, newer than 4 of this library");
     CHECK(folder.bytes() == before);
     CHECK_FALSE(fs::exists(folder.database.string() + "-wal"));
 }
