@@ -2,12 +2,14 @@
 
 import os
 import re
+import tempfile
 import unittest
 
 import yaml
 
 from api import STATUS_OF, ApiTestCase, element, grant
-from harness import main, until
+from certificates import Authority
+from harness import Kvd, main, until
 
 ROOT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..")
 NAME = r"[a-zA-Z_:][a-zA-Z0-9_:]*"
@@ -226,6 +228,8 @@ class Alerts(ApiTestCase):
     def test_each_metric_that_an_alert_names_is_exported(self):
         self.call("GET", "/admin/backup", admin=True, status=200)
         families = parse(self.kvd.request("GET", "/metrics", admin=True, token=None).body.decode())
+        with tempfile.TemporaryDirectory() as folder:
+            families |= self.families_of_other_credentials(folder)
         samples = {name for family in families.values() for name, _ in family.samples} | set(families)
         for rule in self.rules:
             with self.subTest(alert=rule["alert"]):
@@ -236,6 +240,13 @@ class Alerts(ApiTestCase):
                     self.assertLessEqual(set(code.split("|")), set(STATUS_OF))
                 for status in re.findall(r'status=~?"([^"]*)"', rule["expr"]):
                     self.assertLessEqual({int(one) for one in status.split("|")}, set(STATUS_OF.values()))
+
+    def families_of_other_credentials(self, folder):
+        """What a kvd with TLS, a key set and a permission service has besides; nobody is there to be asked."""
+        certificate, key = Authority(folder).issue("server", "IP:127.0.0.1")
+        nobody = "http://127.0.0.1:9/"
+        with Kvd("--tls-cert", certificate, "--tls-key", key, "--jwt-jwks", nobody, "--jwt-issuer", "i", "--jwt-audience", "a", "--permissions-url", nobody) as kvd:
+            return parse(kvd.request("GET", "/metrics", admin=True, token=None).body.decode())
 
     def test_the_readme_explains_every_code(self):
         for code in STATUS_OF:
