@@ -24,10 +24,10 @@ if systemd-analyze security --offline=true --threshold=20 --no-pager "$folder/ba
 fi
 
 [[ $(id -u) -eq 0 ]] || { echo "not root: users and folders are not made"; exit 0; }
-mkdir -p "$folder/root/etc"
-systemd-sysusers --root="$folder/root" "$PWD/kvd.sysusers"
-grep '^kvd:' "$folder/root/etc/passwd"
-systemd-tmpfiles --root="$folder/root" --create "$PWD/kvd.tmpfiles"
-[[ $(stat -c %a "$folder/root/var/lib/kvd") == 700 ]]
-[[ $(stat -c %a "$folder/root/etc/kvd") == 750 ]]
+mkdir -p "$folder/image/etc"
+systemd-sysusers --root="$folder/image" "$PWD/kvd.sysusers"
+grep '^kvd:' "$folder/image/etc/passwd"
+systemd-tmpfiles --root="$folder/image" --create "$PWD/kvd.tmpfiles"
+[[ $(stat -c %a "$folder/image/var/lib/kvd") == 700 ]]
+[[ $(stat -c %a "$folder/image/etc/kvd") == 750 ]]
 echo "users and folders: made"

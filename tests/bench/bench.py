@@ -14,6 +14,7 @@ import tempfile
 import time
 
 import broker
+import credentials
 import machine
 import postgres
 import report
@@ -44,6 +45,7 @@ Parts:
   postgres  the same load on PostgreSQL, beside pgbench on the same server: UPDATE and SELECT of one row
   million   memory, start-up, GET and PUT with 1 000 000 entries, beside 10 000
   watchers  memory and processor time with 10 000 who watch one namespace, and how soon they hear of a change
+  credentials  the same GETs with a token of the environment, of the store, and with a JWT
   broker    2 000 puts a second, each told to RabbitMQ: their times while it is well, and while it is not
 
 Pieces of all kinds run in turns, round by round, and every ratio is one within a round: absolute figures drift.
@@ -54,7 +56,7 @@ def parse_arguments():
     parser = argparse.ArgumentParser(prog="tests/bench/run.sh", formatter_class=argparse.RawDescriptionHelpFormatter, epilog=ABOUT,
                                      description="Measures kvd and libkv: prints tables, and writes all figures as JSON.")
     parser.add_argument("--quick", action="store_true", help="about a minute instead of six, and less sure")
-    parser.add_argument("--only", choices=("http", "process", "million", "postgres", "watchers", "broker"), help="one part")
+    parser.add_argument("--only", choices=("http", "process", "million", "postgres", "watchers", "broker", "credentials"), help="one part")
     parser.add_argument("--against", metavar="KVD", help="compare with another kvd, over HTTP, in turns")
     parser.add_argument("--json", metavar="FILE", default=os.path.join(ROOT, "build", "bench.json"), help="where the figures go (build/bench.json)")
     parser.add_argument("--data", metavar="DIR",
@@ -349,6 +351,8 @@ def measure(bench, figures):
         figures["watchers"] = watchers.run(bench, targets)
     if only in (None, "broker"):
         figures["broker"] = broker.run(bench, targets)
+    if only in (None, "credentials"):
+        figures["credentials"] = credentials.run(bench, targets)
     return targets
 
 

@@ -594,8 +594,8 @@ void converse(Server& server, kvd::Worker& worker, std::string_view input, const
     server.answer_from_other_threads(manner.is_async);
     server.context.sessions = 1;
     Server::metrics().connections = 1;
-    kvd::Session::Socket socket(worker.context(), net::ip::tcp::v4(), ends[0]);
-    std::make_shared<kvd::Session>(std::move(socket), worker, server.context)->start();
+    kvd::Connection::Socket socket(worker.context(), net::generic::stream_protocol(AF_UNIX, 0), ends[0]);
+    std::make_shared<kvd::Session>(kvd::Connection(std::move(socket), nullptr), worker, server.context)->start();
     bool was_draining = false;
     for (std::string_view rest = input; !rest.empty();) {
         const std::string_view piece = rest.substr(0, manner.piece == 0 ? rest.size() : manner.piece);
