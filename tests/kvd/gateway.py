@@ -11,7 +11,7 @@ import unittest
 from api import grant, query
 from certificates import Authority
 from fake_service import FakeService, drip, endless, endless_chunks, hang, reset, response
-from harness import BASE, PATIENCE, SANITIZERS, Kvd, UnixConnection, exchange, main, until
+from harness import BASE, PATIENCE, REVOKED_WITHIN, SANITIZERS, Kvd, UnixConnection, exchange, main, until
 
 GATEWAY = "DNS:gateway.example"
 ALL = ["kv-namespace:read", "kv-namespace:write", "kv-entry:read", "kv-entry:write"]
@@ -103,7 +103,7 @@ class Identity(GatewayTestCase):
         self.assertEqual(self.kvd.request("POST", "/namespaces", {"name": "n", "applicationId": "app"}).status, 201)
         self.assertEqual(len(self.ask().json()["items"]), 1)
         self.company.permissions.clear()
-        until(lambda: not self.ask().json().get("items"), "it is gone", patience=5.5)
+        until(lambda: not self.ask().json().get("items"), "it is gone", patience=REVOKED_WITHIN + 0.5)
 
     def test_a_watch_ends_with_the_permission(self):
         """Broken on purpose, and noticed: who watches was not judged again."""
@@ -116,10 +116,10 @@ class Identity(GatewayTestCase):
             while b"id: " not in heard:
                 heard += plain.recv(65536)
             for number in range(3):  # answers are kept for 5 s: it goes on beyond that, asking anew
-                until(lambda before=len(self.service.asked): len(self.service.asked) > before, f"it is asked for again, {number}", patience=10)
+                until(lambda before=len(self.service.asked): len(self.service.asked) > before, f"it is asked for again, {number}")
             self.assertNotIn(b"event: end", heard)
             self.company.permissions.clear()
-            plain.settimeout(6)
+            plain.settimeout(REVOKED_WITHIN + 0.5)
             while b"event: end" not in heard:
                 heard += plain.recv(65536)
 

@@ -29,6 +29,8 @@ BASE = "/api/v1/kv"
 SANITIZERS = [name for name in ("ASAN_OPTIONS", "LSAN_OPTIONS", "TSAN_OPTIONS", "UBSAN_OPTIONS") if name in os.environ]
 # Seconds until something that should happen counts as not happening.
 PATIENCE = 60.0 if SANITIZERS else 20.0
+# Within these a credential that was taken away is refused everywhere: what kvd promises, where nothing slows it down.
+REVOKED_WITHIN = PATIENCE if SANITIZERS else 5.0
 # Whether long tests do less, because a sanitizer makes them many times slower.
 IS_THIN = bool(os.environ.get("KV_TEST_THIN"))
 

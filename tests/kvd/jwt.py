@@ -16,7 +16,7 @@ import unittest
 from api import grant, query
 from certificates import Authority, openssl
 from fake_service import FakeService, hang, response
-from harness import BASE, Kvd, main, make_key, run, until
+from harness import BASE, REVOKED_WITHIN, Kvd, main, make_key, run, until
 
 ISSUER, AUDIENCE = "https://issuer.example", "kvd"
 
@@ -107,7 +107,7 @@ class File(JwtTestCase):
         kvd = self.kvd()
         short = self.one.sign(nbf=0, exp=int(time.time()) - 57)  # with 60 s of leeway
         self.assertEqual(self.status(kvd, short), 200)
-        until(lambda: self.status(kvd, short) == 401, "it expires", patience=6)
+        until(lambda: self.status(kvd, short) == 401, "it expires")
 
     def test_keys_are_read_again_on_sighup_and_a_removed_one_ends_watches(self):
         kvd = self.kvd()
@@ -121,7 +121,7 @@ class File(JwtTestCase):
             kvd.signal(signal.SIGHUP)
             until(lambda: self.status(kvd, self.two.sign()) == 200, "the new key counts")
             self.assertEqual(self.status(kvd, token), 401)
-            connection.socket.settimeout(5)
+            connection.socket.settimeout(REVOKED_WITHIN)
             while b"event: end" not in connection.buffer:
                 self.assertTrue(connection.receive())
         with open(os.path.join(self.folder, "jwks.json"), "w", encoding="ascii") as file:
@@ -190,7 +190,7 @@ class Url(JwtTestCase):
         self.assertEqual(kvd.request("GET", "/namespaces").status, 200)
         self.assertEqual(kvd.metrics()["kvd_jwt_keys_ready"], 0)
         answers[0] = lambda: response(key_set(self.one))
-        until(lambda: self.status(kvd, self.one.sign()) == 200, "they come", patience=30)
+        until(lambda: self.status(kvd, self.one.sign()) == 200, "they come")
         answers[0] = lambda: response("no longer", status="500 Internal Server Error")
         kvd.signal(signal.SIGHUP)
         until(lambda: kvd.metrics()["kvd_jwt_key_failures_total"] >= 2, "it fails")
@@ -205,7 +205,7 @@ class Url(JwtTestCase):
             self.assertEqual(self.status(kvd, self.one.sign(sub="bob")), 200)
             self.assertEqual(len(service.asked), 1)  # bob's says it itself
             told["permissions"] = []
-            until(lambda: self.status(kvd, self.one.sign(permissions=None)) == 403, "it is taken away", patience=6)
+            until(lambda: self.status(kvd, self.one.sign(permissions=None)) == 403, "it is taken away", patience=REVOKED_WITHIN + 0.5)
 
 
 if __name__ == "__main__":

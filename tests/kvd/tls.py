@@ -10,7 +10,6 @@ import socket
 import ssl
 import subprocess
 import tempfile
-import threading
 import unittest
 
 from api import element, grant, query

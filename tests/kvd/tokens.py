@@ -7,7 +7,7 @@ import tempfile
 import unittest
 
 from api import UNKNOWN_ID, ApiTestCase, element, grant, query
-from harness import BASE, PATIENCE, Kvd, main, make_key, run, until
+from harness import BASE, REVOKED_WITHIN, Kvd, main, make_key, run, until
 
 SPECIFIC = grant("kv-entry:read", ns="app~one", keys=["config/**"])
 
@@ -44,7 +44,7 @@ class Tokens(ApiTestCase):
         self.assertNotIn(made["token"], str(self.listed()))
         until(lambda: next(item for item in self.listed() if item["id"] == made["id"])["lastUsedAt"], "its use is noted")
         self.assertEqual(self.kvd.request("DELETE", "/tokens/" + made["id"]).status, 204)
-        until(lambda: not self.works(made["token"]), "it is refused", patience=5)
+        until(lambda: not self.works(made["token"]), "it is refused", patience=REVOKED_WITHIN)
         self.assertEqual(self.kvd.request("DELETE", "/tokens/" + made["id"]).status, 404)
         self.assertNotIn(made["id"], str(self.listed()))
 
@@ -145,7 +145,7 @@ class Tokens(ApiTestCase):
             while b"id: " not in connection.buffer:
                 connection.receive()
             self.assertEqual(self.kvd.request("DELETE", "/tokens/" + made["id"]).status, 204)
-            connection.socket.settimeout(5)
+            connection.socket.settimeout(REVOKED_WITHIN)
             while b"event: end" not in connection.buffer:
                 self.assertTrue(connection.receive())
             self.assertIn(b"unauthenticated", connection.buffer)
