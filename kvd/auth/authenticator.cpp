@@ -71,6 +71,7 @@ void Authenticator::identify_jwt(std::string_view token, Finding& finding) const
         finding.refusal = std::move(verified).error();
         return;
     }
+    finding.identity.claims = *verified;
     const JwtClaims& claims = **verified;
     finding.actor.user_id = claims.user_id;
     finding.actor.credential_id = claims.credential_id;
@@ -148,8 +149,8 @@ Authenticator::Verdict Authenticator::review(const Identity& identity, kv::Actor
 }
 
 Authenticator::Verdict Authenticator::review_jwt(const Identity& identity, kv::Actor& actor) const {
-    const auto claims = parts_.jwt->find(identity.hash, now());
-    if (!claims) return Verdict::gone;
+    const auto& claims = identity.claims;
+    if (!parts_.jwt->holds(*claims, now())) return Verdict::gone;
     actor.user_id = claims->user_id;
     actor.grants = identity.user_id.empty() ? claims->grants : parts_.permissions->follow(identity.user_id, identity.application_id);
     return actor.grants ? Verdict::valid : Verdict::gone;

@@ -1,5 +1,6 @@
 #pragma once
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -9,6 +10,8 @@
 #include "kvd/auth/tokens.h"
 
 namespace kvd {
+
+struct JwtClaims;
 
 // Whose connection it is, as far as the connection itself proves it.
 struct Peer {
@@ -36,6 +39,8 @@ struct Identity {
     TokenHash hash{};            // of a token or a JWT
     std::string user_id;         // of a gateway's user, or of a JWT's whose grants the permission service tells; of a certificate its name
     std::string application_id;  // theirs
+    // Of a JWT. Shared with the memory of verified tokens, which may forget it while a watch goes on.
+    std::shared_ptr<const JwtClaims> claims;
 };
 
 }  // namespace kvd

@@ -219,9 +219,7 @@ std::shared_ptr<const JwtClaims> JwtVerifier::find(const TokenHash& hash, kv::Ti
     std::lock_guard lock(shard.mutex);
     const auto found = shard.tokens.find(hash);
     if (found == shard.tokens.end()) return nullptr;
-    const JwtClaims& claims = *found->second;
-    const bool is_good = now < claims.expires_at && claims.generation == generation_.load(std::memory_order_acquire);
-    return is_good ? found->second : nullptr;
+    return holds(*found->second, now) ? found->second : nullptr;
 }
 
 void JwtVerifier::remember(const TokenHash& hash, std::shared_ptr<const JwtClaims> claims, kv::Time now) {

@@ -57,6 +57,10 @@ public:
     kv::Result<std::shared_ptr<const JwtClaims>> verify(std::string_view token, const TokenHash& hash, kv::Time now);
     // The same of one that was verified; null: it is not remembered (any more).
     std::shared_ptr<const JwtClaims> find(const TokenHash& hash, kv::Time now) const;
+    // Whether what was verified once is good still: it has not expired, and the key set is the same.
+    bool holds(const JwtClaims& claims, kv::Time now) const noexcept {
+        return now < claims.expires_at && claims.generation == generation_.load(std::memory_order_acquire);
+    }
     // Forgets what it remembered: a key may be gone.
     void replace(std::shared_ptr<const Jwks> keys);
     bool has_keys() const;
