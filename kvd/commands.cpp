@@ -15,7 +15,6 @@ namespace {
 
 constexpr std::size_t root_token_bytes_min = 32;
 constexpr std::size_t token_bytes_max = 8u << 10;
-constexpr std::size_t key_set_bytes_max = 256u << 10;
 
 kv::Error missing(std::string what) { return {kv::Errc::invalid_request, std::move(what)}; }
 
@@ -100,7 +99,7 @@ kv::Result<ServeSecrets> load_secrets(const Settings& settings, SecretVariables 
         secrets.jwt_secret = *std::move(keys);
     }
     if (!settings.jwt_jwks.empty() && !KeySource::is_url(settings.jwt_jwks)) {
-        KV_TRY(const kv::SecretBytes set, read_file(settings.jwt_jwks, key_set_bytes_max));
+        KV_TRY(const kv::SecretBytes set, read_file(settings.jwt_jwks, Jwks::set_bytes_max));
         if (const auto keys = Jwks::parse(set.reveal()); !keys) return missing(settings.jwt_jwks + ": " + keys.error().message);
     }
     secrets.needs_stored_token = secrets.tokens->usable() == 0 && !IdentitySources::has_others(settings);

@@ -22,7 +22,6 @@ using kv::json::Node;
 using Algorithm = Jwks::Algorithm;
 
 constexpr std::size_t keys_max = 64;
-constexpr std::size_t set_bytes_max = 256u << 10;
 constexpr std::size_t modulus_bits_min = 2048;
 constexpr std::size_t modulus_bits_max = 16384;
 constexpr std::size_t exponent_bytes_max = 4;

@@ -20,6 +20,7 @@ class Jwks {
 public:
     enum class Algorithm : std::uint8_t { rs256, ps256, es256, hs256 };
     class Key;
+    static constexpr std::size_t set_bytes_max = 256u << 10;
 
     // {"keys": [...]}. Keys that are of no use here are passed over: other kinds, for encryption, for other algorithms, symmetric
     // ones. Errc::invalid_request naming the place for what is malformed, weak (RSA below 2048 bits), private, or there twice;

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <charconv>
 #include <cmath>
-#include <cstring>
 #include <optional>
 #include <utility>
 #include <vector>
@@ -181,12 +180,6 @@ Result<JwtClaims> verify_jwt(std::string_view token, const Jwks& keys, const Jwt
     const auto claims = read_object(parts->payload);
     if (!claims) return refused("is malformed");
     return read_claims(*claims, rules, now);
-}
-
-std::size_t JwtVerifier::HashOfHash::operator()(const TokenHash& hash) const noexcept {
-    std::size_t bits = 0;
-    std::memcpy(&bits, hash.data() + 1, sizeof bits);
-    return bits;
 }
 
 bool JwtVerifier::is_jwt(std::string_view token) noexcept { return token.starts_with("ey") && std::count(token.begin(), token.end(), '.') == 2; }

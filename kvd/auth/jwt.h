@@ -70,9 +70,6 @@ public:
 private:
     static constexpr std::size_t shard_count = 16;
     static constexpr std::size_t tokens_max = 16'384;  // remembered
-    struct HashOfHash {
-        std::size_t operator()(const TokenHash& hash) const noexcept;
-    };
     struct Shard {
         mutable std::mutex mutex;
         std::unordered_map<TokenHash, std::shared_ptr<const JwtClaims>, HashOfHash> tokens;

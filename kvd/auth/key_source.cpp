@@ -15,13 +15,12 @@ using kv::Errc;
 using kv::Error;
 using kv::Result;
 
-constexpr std::size_t set_bytes_max = 256u << 10;
 constexpr std::chrono::seconds fetch_patience(5);
 constexpr std::chrono::seconds pause_without_keys(2);
 constexpr std::chrono::seconds pause_with_keys(10);
 
 Result<std::string> read_text(const std::string& path) {
-    KV_TRY(const kv::SecretBytes file, read_file(path, set_bytes_max));
+    KV_TRY(const kv::SecretBytes file, read_file(path, Jwks::set_bytes_max));
     return std::string(file.reveal());
 }
 
@@ -67,7 +66,7 @@ void KeySource::fetch(std::function<void()> done) {
         take(read_text(where_));
         return done();
     }
-    fetcher_->get({where_, {"Accept: application/json"}, fetch_patience, set_bytes_max}, [this, done = std::move(done)](Result<Fetcher::Answer> answer) {
+    fetcher_->get({where_, {"Accept: application/json"}, fetch_patience, Jwks::set_bytes_max}, [this, done = std::move(done)](Result<Fetcher::Answer> answer) {
         take(text_of(std::move(answer)));
         done();
     });

@@ -1,7 +1,6 @@
 #include "kvd/auth/stored_tokens.h"
 
 #include <algorithm>
-#include <cstring>
 #include <utility>
 
 namespace kvd {
@@ -16,12 +15,6 @@ constexpr std::size_t looked_at_once = 1000;
 kv::Time wall_now() { return std::chrono::time_point_cast<std::chrono::microseconds>(std::chrono::system_clock::now()); }
 
 }  // namespace
-
-std::size_t StoredTokens::HashOfHash::operator()(const TokenHash& hash) const noexcept {
-    std::size_t bits = 0;
-    std::memcpy(&bits, hash.data(), sizeof bits);
-    return bits;
-}
 
 StoredTokens::StoredTokens(kv::Store& store, Options options) : store_(store), options_(options), thread_([this] { run(); }) {}
 

@@ -63,9 +63,6 @@ private:
 
         Known() = default;
     };
-    struct HashOfHash {
-        std::size_t operator()(const TokenHash& hash) const noexcept;
-    };
     struct Question {
         TokenHash hash;
         std::function<void(kv::Result<void>)> done;

@@ -134,7 +134,7 @@ TokenHash hash_token(std::string_view token) {
     return hash;
 }
 
-std::size_t TokenTable::HashOfHash::operator()(const TokenHash& hash) const noexcept {
+std::size_t HashOfHash::operator()(const TokenHash& hash) const noexcept {
     std::size_t value = 0;
     std::memcpy(&value, hash.data(), sizeof value);
     return value;

@@ -23,6 +23,11 @@ using kv::TokenHash;  // the token itself is kept nowhere
 
 TokenHash hash_token(std::string_view token);
 
+// For tables by it.
+struct HashOfHash {
+    std::size_t operator()(const TokenHash& hash) const noexcept;
+};
+
 // Whom a token stands for.
 struct Credential {
     std::string user_id;
@@ -51,9 +56,6 @@ public:
 private:
     kv::Result<void> add(const kv::json::Node& node, const std::string& where);
 
-    struct HashOfHash {
-        std::size_t operator()(const TokenHash& hash) const noexcept;
-    };
     std::unordered_map<TokenHash, Credential, HashOfHash> credentials_;
     std::unordered_map<std::string, Credential> certificates_;  // by name
 };
